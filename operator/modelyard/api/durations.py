@@ -1,0 +1,37 @@
+"""Durations as Kubernetes writes them: ``90s``, ``5m``, ``1h30m``, ``500ms``."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+
+
+def parse(text: object) -> timedelta:
+    """Parses a duration; raises ValueError, naming the format, on anything else (a bare number has no unit)."""
+    if isinstance(text, timedelta):
+        return text
+    if not isinstance(text, str) or not re.fullmatch(PATTERN, text):
+        raise ValueError("must be a duration with a unit, such as 30s, 5m or 1h30m")
+    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
+
+
+def render(value: timedelta) -> str:
+    """Renders a duration in the largest unit that divides it."""
+    milliseconds = round(value.total_seconds() * 1000)
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds % size == 0 and milliseconds:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse),
+    PlainSerializer(render, return_type=str),
+    WithJsonSchema({"type": "string", "maxLength": 32}),
+]

@@ -1,0 +1,54 @@
+"""Names that several parts share: API group, labels, ports, headers, environment variables."""
+
+import hashlib
+
+GROUP = "modelyard.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "InferenceModel"
+PLURAL = "inferencemodels"
+
+FIELD_MANAGER = "modelyard-operator"
+LEASE = "modelyard-operator"
+
+MODEL_LABEL = "modelyard.dev/model"
+APPLIED_HASH_ANNOTATION = "modelyard.dev/applied-hash"
+
+HTTP_PORT = 8000
+METRICS_PORT = 9000
+GATEWAY_PORT = 8080
+GATEWAY_PRIVATE_PORT = 9090
+
+REQUEST_ID_HEADER = "x-request-id"
+MODEL_HEADER = "x-modelyard-model"
+ENDPOINT_HEADER = "x-modelyard-endpoint"
+
+ENV_PREFIX = "MODELYARD_"
+
+_NAME_LIMIT = 63
+
+
+def child_name(model: str, suffix: str = "") -> str:
+    """Returns ``model`` + ``suffix``, cut with a hash where it would pass the 63 characters of a DNS label."""
+    name = f"{model}{suffix}"
+    if len(name) <= _NAME_LIMIT:
+        return name
+    digest = hashlib.sha256(model.encode()).hexdigest()[:8]
+    keep = _NAME_LIMIT - len(suffix) - len(digest) - 1
+    return f"{model[:keep].rstrip('-.')}-{digest}{suffix}"
+
+
+def selector_labels(model: str) -> dict[str, str]:
+    """Returns the labels that select a model's pods; they never change during the model's life."""
+    return {"app.kubernetes.io/name": "modelyard-runtime", MODEL_LABEL: child_name(model)}
+
+
+def child_labels(model: str, version: str) -> dict[str, str]:
+    """Returns the labels of every object made for a model. Label values have 63 characters at most, as names do."""
+    return {
+        **selector_labels(model),
+        "app.kubernetes.io/instance": child_name(model),
+        "app.kubernetes.io/component": "runtime",
+        "app.kubernetes.io/managed-by": "modelyard",
+        "app.kubernetes.io/version": version,
+    }

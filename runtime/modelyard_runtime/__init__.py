@@ -1,0 +1,1 @@
+"""The model server that runs in every Modelyard pod, and on its own."""
