@@ -1,0 +1,117 @@
+"""The command line, made from the settings: flags, help and errors come from the same fields as the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from modelyard.api import durations
+from modelyard.api.names import ENV_PREFIX
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.settings import PULL_GROUPS, SERVE_GROUPS, PullSettings, ServeSettings
+
+_DESCRIPTION = "Serves a model to OpenAI clients."
+_EXAMPLES = """examples:
+  modelyard-runtime serve --model builtin://tiny-chat
+  modelyard-runtime serve --model hf://HuggingFaceTB/SmolLM2-135M-Instruct --served-model-name assistant --port 8000
+  modelyard-runtime serve --model file:///models/qwen3 --dtype bfloat16 --max-model-length 8192
+  modelyard-runtime pull builtin://all-minilm-l6-v2 --cache-dir /opt/modelyard/models
+
+then:
+  curl localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{"model": "tiny-chat", "messages": [{"role": "user", "content": "Hello"}]}'
+
+Each flag may be given in the environment: --max-queue is MODELYARD_MAX_QUEUE. A flag wins."""
+
+S = TypeVar("S", ServeSettings, PullSettings)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that a bad flag reaches the termination log too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentsInvalid(message, f"see {self.prog} --help")
+
+
+def parse(argv: Sequence[str]) -> ServeSettings | PullSettings:
+    """Parses the command line and the environment. Raises ArgumentsInvalid, naming the flag."""
+    parser = _parser()
+    namespace = vars(parser.parse_args(argv))
+    command = namespace.pop("command")
+    return _settings(ServeSettings, namespace) if command == "serve" else _settings(PullSettings, namespace)
+
+
+def _settings(cls: type[S], values: dict[str, Any]) -> S:
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ArgumentsInvalid("; ".join(_problems(cls, error, values))) from None
+
+
+def _problems(cls: type[BaseModel], error: ValidationError, given: dict[str, Any]) -> Iterable[str]:
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]).removeprefix(ENV_PREFIX).lower()
+        variable = f"{ENV_PREFIX}{field.upper()}"
+        where = variable if field not in given and variable in os.environ else _flag(field) if field != "source" else "SOURCE"
+        if problem["type"] == "missing":
+            yield f"{where} is required: {(cls.model_fields[field].description or '').rstrip('.')}"
+        else:
+            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}, not {str(problem['input'])[:100]!r}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="modelyard-runtime",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    _command(commands, "serve", "serve a model over HTTP", ServeSettings, SERVE_GROUPS)
+    pull = _command(commands, "pull", "fetch and convert weights into the cache, without serving them", PullSettings, PULL_GROUPS)
+    pull.add_argument("source", metavar="SOURCE", help=PullSettings.model_fields["source"].description)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, summary: str, settings: type[BaseModel], groups: tuple[type[BaseModel], ...]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for group in groups:
+        section = parser.add_argument_group((group.__doc__ or "").rstrip(".").lower())
+        for field in group.model_fields:
+            section.add_argument(_flag(field), **_options(field, settings.model_fields[field]))
+    return parser
+
+
+def _options(field: str, info: FieldInfo) -> dict[str, Any]:
+    repeatable = isinstance(info.default, tuple)
+    default = info.get_default(call_default_factory=True, validated_data={})
+    shown = "" if info.is_required() or default is None or default == () else f" Default {_render(default)}."
+    return {
+        "action": "append" if repeatable else "store",
+        "metavar": field.rsplit("_", 1)[-1].upper(),
+        "help": f"{info.description}{shown}".replace("%", "%%"),
+    }
+
+
+def _render(value: Any) -> str:
+    return durations.render(value) if hasattr(value, "total_seconds") else str(value)
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"

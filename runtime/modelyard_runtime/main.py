@@ -1,0 +1,57 @@
+"""Entry point: `modelyard-runtime serve` and `modelyard-runtime pull`.
+
+Nothing heavy is imported before the arguments are known to be right: ``--help`` and a wrong flag answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from modelyard_runtime.arguments import parse
+from modelyard_runtime.errors import RuntimeFailed
+from modelyard_runtime.settings import PullSettings, ServeSettings
+
+_TERMINATION_LOG = Path("/dev/termination-log")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command; exits with 0, or with the cause's exit code after saying it in the termination log and on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    log = os.environ.get("MODELYARD_TERMINATION_LOG")
+    try:
+        settings = parse(arguments)
+        log = str(settings.termination_log) if settings.termination_log else log
+        _run(settings)
+    except RuntimeFailed as failure:
+        _report(failure, Path(log) if log else None)
+        sys.exit(failure.exit_code)
+    sys.exit(0)
+
+
+def _run(settings: ServeSettings | PullSettings) -> None:
+    if isinstance(settings, PullSettings):
+        from modelyard_runtime.sources.pull import pull  # noqa: PLC0415
+
+        pull(settings)
+    else:
+        from modelyard_runtime.serving.server import run  # noqa: PLC0415
+
+        run(settings)
+
+
+def _report(failure: RuntimeFailed, log: Path | None) -> None:
+    """Writes the cause for the operator and for people. The kubelet mounts its file; elsewhere only a named one is written."""
+    print(f"modelyard-runtime: {failure.reason}: {failure.message}. Remedy: {failure.remedy}", file=sys.stderr, flush=True)
+    path = log or (_TERMINATION_LOG if _TERMINATION_LOG.exists() else None)
+    if path is None:
+        return
+    try:
+        path.write_text(failure.termination().to_json() + "\n")
+    except OSError as error:
+        print(f"modelyard-runtime: cannot write the termination log {path}: {error.strerror}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
