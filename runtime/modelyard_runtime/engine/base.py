@@ -80,6 +80,18 @@ class RequestTooLarge(Exception):
     """The prompt and its answer do not fit the context or the KV cache."""
 
 
+class TokenStream(Protocol):
+    """An asynchronous iterator over one request's tokens as they come. Raises EngineFailed when the engine cannot go on."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
+
+    async def __anext__(self) -> TokenEvent: ...
+
+    async def aclose(self) -> None:
+        """Cancels the request within one step, unless it has ended. Safe to call twice."""
+        ...
+
+
 class Engine(Protocol):
     """A generation engine. All methods are called from one event loop; the work runs on a thread of the engine's own."""
 
@@ -88,14 +100,19 @@ class Engine(Protocol):
         """Longest prompt plus answer, in tokens."""
         ...
 
+    @property
+    def failure(self) -> EngineFailed | None:
+        """Why the engine is dead; None while it lives."""
+        ...
+
     def start(self) -> None:
         """Starts the engine's thread."""
         ...
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
-        """Queues a request and returns its tokens as they come. Closing the iterator cancels the request within one step.
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Queues a request and returns its tokens as they come. Close the stream to cancel.
 
-        Raises RequestTooLarge at once, and EngineFailed from the iterator.
+        Raises RequestTooLarge at once, and EngineFailed from the stream.
         """
         ...
 

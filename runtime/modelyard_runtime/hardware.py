@@ -1,0 +1,66 @@
+"""What this process may use of the machine: control groups of a container bound it below what the kernel reports."""
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+#: Processor flags with which bfloat16 matrix products run in hardware.
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+def available_memory() -> int:
+    """Returns the bytes that this process can still take: the machine's, or the control group's where that is less."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = _number("memory.max"), _number("memory.current")
+    if limit is None or used is None:
+        return free
+    return max(0, min(free, limit - used + _reclaimable()))
+
+
+def usable_cores() -> int:
+    """Returns the physical cores that this process may use, at least 1: by affinity, and by the control group's processor time."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    logical, physical = psutil.cpu_count(logical=True) or allowed, psutil.cpu_count(logical=False) or allowed
+    cores = max(1, allowed * physical // logical)
+    quota = _text("cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, max(1, math.ceil(int(quota[0]) / int(quota[1]))))
+    return cores
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """Returns the processor's feature flags as Linux names them; empty where there is no /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(found.partition(":")[2].split())
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware."""
+    return bool(processor_flags() & _BFLOAT16_FLAGS)
+
+
+def _reclaimable() -> int:
+    """Bytes of page cache that the control group counts as used and gives up on demand."""
+    fields = dict(line.split() for line in _text("memory.stat").splitlines() if line.count(" ") == 1)
+    return int(fields.get("inactive_file", 0))
+
+
+def _number(name: str) -> int | None:
+    text = _text(name).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _text(name: str) -> str:
+    try:
+        return (_CGROUP / name).read_text()
+    except OSError:
+        return ""

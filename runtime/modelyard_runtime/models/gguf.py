@@ -1,0 +1,139 @@
+"""Converting a GGUF file, once, to a folder in the Hugging Face layout.
+
+Reading GGUF through Transformers takes most of a minute of processor time at each start; the converted folder loads in a second. Weights
+are stored in float16: GGUF's block scales are float16 themselves, so that it keeps what the quantisation kept (a relative error of 2^-11
+against one of about 2^-4), at half of float32's size on disk and in memory while converting. A file that float16 cannot hold is stored in
+float32.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
+
+Progress = Callable[[float], None]
+
+#: Present in a folder that was converted whole; says from what.
+MARKER = "modelyard-conversion.json"
+_FORMAT = 1
+_MAGIC = b"GGUF"
+
+
+def convert(gguf_file: Path, target: Path, progress: Progress) -> None:
+    """Writes safetensors, config, tokenizer, chat template and generation config to ``target``, all at once or not at all.
+
+    Does nothing when ``target`` holds the conversion of this very file. Processes that convert to the same target wait for the first.
+    ``progress`` gets 0 … 1. Raises WeightsNotFound (no GGUF file), UnsupportedModel (an architecture that Transformers cannot read),
+    OutOfMemory, and DownloadFailed when the disk refuses.
+    """
+    checksum = _checksum(gguf_file)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(target.name + ".lock")):
+            if not is_converted(target, checksum):
+                _convert_into(gguf_file, target, checksum, progress)
+    except OSError as error:
+        needed = gguf_file.stat().st_size * 4 / 2**30
+        raise DownloadFailed(
+            f"cannot write the converted weights to {target}: {error.strerror or error}",
+            f"give the model cache {needed:.1f} GiB of free space",
+        ) from error
+    progress(1.0)
+
+
+def is_converted(target: Path, checksum: str) -> bool:
+    """Whether ``target`` holds the whole conversion of the file with this SHA-256."""
+    try:
+        marker = json.loads((target / MARKER).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(marker, dict) and (marker.get("sha256"), marker.get("format")) == (checksum, _FORMAT)
+
+
+def _convert_into(gguf_file: Path, target: Path, checksum: str, progress: Progress) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        progress(0.05)
+        model = _read_model(gguf_file)
+        progress(0.6)
+        model.save_pretrained(scratch)
+        progress(0.8)
+        _read_tokenizer(gguf_file).save_pretrained(scratch)
+        marker = {"format": _FORMAT, "sha256": checksum, "source": gguf_file.name, "transformers": transformers.__version__}
+        (scratch / MARKER).write_text(json.dumps(marker))
+        _publish(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    """Moves the finished folder into place, readable by other users: an image may serve it as another one than it was built by."""
+    for file in scratch.iterdir():
+        file.chmod(0o644)
+    scratch.chmod(0o755)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(scratch, target)
+
+
+def _read_model(gguf_file: Path) -> Any:
+    with _explained(gguf_file):
+        model = _dequantised(gguf_file, torch.float16)
+        if any(not bool(parameter.isfinite().all()) for parameter in model.parameters()):
+            model = None
+            model = _dequantised(gguf_file, torch.float32)
+        return model
+
+
+def _dequantised(gguf_file: Path, dtype: torch.dtype) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=dtype, local_files_only=True)
+    # The weights are plain tensors by now, and saving refuses a model that says otherwise.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model
+
+
+def _read_tokenizer(gguf_file: Path) -> Any:
+    with _explained(gguf_file):
+        return AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, local_files_only=True)
+
+
+@contextmanager
+def _explained(gguf_file: Path) -> Iterator[None]:
+    """Turns what Transformers raises into root causes, and keeps its progress bars and advice off the terminal."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"converting {gguf_file.name} needs more memory than there is") from error
+    except (ValueError, KeyError, RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        raise UnsupportedModel(f"{gguf_file.name} cannot be converted: {type(error).__name__}: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _checksum(gguf_file: Path) -> str:
+    try:
+        with gguf_file.open("rb") as file:
+            if file.read(4) != _MAGIC:
+                raise WeightsNotFound(f"{gguf_file} is not a GGUF file", "check that it was downloaded whole")
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsNotFound(f"{gguf_file} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,141 @@
+"""Loading a causal language model from a folder: data type by device, threads by cores, weights laid out for the library's kernels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.hardware import has_bfloat16, usable_cores
+
+Progress = Callable[[float], None]
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory with what serves it. ``context_length`` is in tokens; ``chat_template`` is None for a base model."""
+
+    model: Any
+    tokenizer: Any
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+    context_length: int
+    eos_token_ids: frozenset[int]
+    chat_template: str | None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Scores per row; may exceed the tokenizer's tokens."""
+        return int(self.config.get_text_config().vocab_size)
+
+
+def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress) -> LoadedModel:
+    """Loads a folder of safetensors; ``progress`` gets 0 … 1.
+
+    Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device or dtype that is not there.
+    """
+    _check_folder(folder)
+    target = choose_device(device)
+    chosen = choose_dtype(dtype, target)
+    if target.type == "cpu":
+        torch.set_num_threads(usable_cores())
+    disable_progress_bar()
+    progress(0.0)
+    config = _config(folder)
+    tokenizer = _tokenizer(folder)
+    progress(0.1)
+    model = _weights(folder, config, chosen, target)
+    progress(1.0)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        config=model.config,
+        device=target,
+        dtype=chosen,
+        context_length=context_length(model.config),
+        eos_token_ids=eos_token_ids(model, tokenizer),
+        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """Returns the device by name; ``auto`` takes a GPU where there is one. Raises ArgumentsInvalid."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentsInvalid(f"--device={device}: there is no CUDA device", "use --device=cpu, or a node with a GPU")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Returns the data type by name; ``auto`` takes what the device computes well. Raises ArgumentsInvalid."""
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise ArgumentsInvalid(f"--dtype={dtype} is none of auto, {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    if device.type == "cpu":
+        return torch.bfloat16 if has_bfloat16() else torch.float32
+    return torch.bfloat16
+
+
+def context_length(config: Any) -> int:
+    """Returns the longest context that a model was made for, in tokens."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "seq_length"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Returns every token that ends an answer, by the generation config, the config and the tokenizer."""
+    named = (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id)
+    ids: set[int] = set()
+    for value in named:
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return frozenset(ids)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise WeightsNotFound(f"{folder} has no config.json", "name a folder in the Hugging Face layout, or a .gguf file")
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsNotFound(f"{folder} has no .safetensors file", "convert the weights to safetensors: other formats can run code")
+
+
+def _config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise UnsupportedModel(f"config.json of {folder.name} is not one that Transformers knows: {error}") from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise WeightsNotFound(f"the tokenizer of {folder.name} cannot be read: {error}", "put tokenizer.json beside config.json") from error
+
+
+def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="eager"
+        )
+        return model.eval().requires_grad_(False).to(device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
+    except OSError as error:
+        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", "fetch the weights again") from error
+    except (ValueError, KeyError, RuntimeError) as error:
+        if "allocate memory" in str(error):
+            raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
+        raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
