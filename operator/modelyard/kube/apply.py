@@ -51,16 +51,13 @@ async def apply(client: KubeClient, manifest: Object) -> Object:
     return await client.patch(path_of(manifest), stamped(manifest), content_type=APPLY_PATCH, params=_FORCE)
 
 
-async def apply_status(
-    client: KubeClient, api_version: str, kind: str, namespace: str, name: str, status: Object, *, uid: str = ""
-) -> Object:
-    """Applies a whole status: what a former one said and this one does not is removed.
+async def apply_status(client: KubeClient, manifest: Object) -> Object:
+    """Applies a whole status, given as ``apiVersion``, ``kind``, ``metadata`` (name, namespace, uid) and ``status``.
 
-    With ``uid`` a namesake that was created since is not touched (ApiFailure with `conflict`); without the object, `not_found`.
+    What a former status said and this one does not is removed. With the uid, a namesake that was created since is not touched
+    (ApiFailure with `conflict`); without the object it is `not_found`.
     """
-    metadata = {"name": name, "namespace": namespace} | ({"uid": uid} if uid else {})
-    body = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status}
-    return await client.patch(resource_path(api_version, kind, namespace, name) + "/status", body, content_type=APPLY_PATCH, params=_FORCE)
+    return await client.patch(path_of(manifest) + "/status", manifest, content_type=APPLY_PATCH, params=_FORCE)
 
 
 async def delete(client: KubeClient, api_version: str, kind: str, namespace: str, name: str, *, uid: str | None = None) -> bool:

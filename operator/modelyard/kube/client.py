@@ -61,18 +61,18 @@ class KubeClient:
     ``calls`` counts the requests sent, watches included. All methods raise `ApiFailure` (`Unreachable` when no answer came).
     """
 
-    def __init__(self, credentials: auth.Credentials, *, connections: int = 48, timeout: float = 30.0):
-        """``connections`` bounds those open at once, beside watches; ``timeout`` is in seconds per request."""
+    def __init__(self, credentials: auth.Credentials, *, connections: int = 48, request_seconds: float = 30.0):
+        """``connections`` bounds those open at once, beside watches."""
         self._credentials = credentials
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._timeout = aiohttp.ClientTimeout(total=request_seconds)
         self._session = self._open(connections)
         self._watches = self._open(0)  # long-lived, one per informer: they must not starve requests
         self.calls = 0
 
     @classmethod
-    async def connect(cls, *, connections: int = 48, timeout: float = 30.0) -> Self:
+    async def connect(cls, *, connections: int = 48, request_seconds: float = 30.0) -> Self:
         """Returns a client for the pod's service account or the kubeconfig's current context; raises `credentials.NoCluster`."""
-        return cls(await asyncio.to_thread(auth.find), connections=connections, timeout=timeout)
+        return cls(await asyncio.to_thread(auth.find), connections=connections, request_seconds=request_seconds)
 
     async def close(self) -> None:
         """Closes all connections; running watches end."""
@@ -133,7 +133,7 @@ class KubeClient:
             try:
                 return await self._once(method, path, params, data, content_type, fresh=False)
             except ApiFailure as failure:
-                if failure.status == 401:  # noqa: PLR2004
+                if failure.status == 401:
                     break
                 if failure.retry_after is None or attempt == _THROTTLE_TRIES - 1:
                     raise
@@ -163,7 +163,9 @@ class KubeClient:
                 self._credentials.server + path, params=params, headers=await self._credentials.headers(), timeout=timeout, **self._proxy()
             ) as response:
                 _CALLS.labels("WATCH", response.status).inc()
-                if response.status != 200:  # noqa: PLR2004
+                if response.status != 200:
+                    if response.status == 401:
+                        await self._credentials.headers(force=True)
                     raise failure_of(response.status, response.headers, await _body(response))
                 async for line in _lines(response.content):
                     yield _event(line)
@@ -182,7 +184,7 @@ class KubeClient:
         except (aiohttp.ClientError, OSError, TimeoutError) as problem:
             _CALLS.labels(method, "none").inc()
             raise Unreachable(self._credentials.server, problem) from problem
-        if response.status >= 400:  # noqa: PLR2004
+        if response.status >= 400:
             raise failure_of(response.status, response.headers, content)
         return _parse(content)
 

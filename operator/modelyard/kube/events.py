@@ -16,14 +16,19 @@ _LONGEST_MESSAGE = 1024
 
 
 class EventLike(Protocol):
-    """An event before it is written: ``type`` is Normal or Warning, ``reason`` one word in CamelCase."""
+    """An event before it is written: as planned by the controller."""
 
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """Normal or Warning."""
+
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """One word in CamelCase."""
+
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """A sentence."""
 
 
 async def emit(client: KubeClient, model: InferenceModel, event: EventLike) -> None:

@@ -105,7 +105,8 @@ class LeaderLease:
         version = lease["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = (version, time.monotonic())
-        return time.monotonic() - self._seen[1] > lease["spec"].get("leaseDurationSeconds", self._duration)
+        lasts: float = lease["spec"].get("leaseDurationSeconds", self._duration)
+        return time.monotonic() - self._seen[1] > lasts
 
     async def _write(self, lease: Object | None) -> bool:
         """Writes this process's name into the lease; returns False when somebody was faster."""
