@@ -36,8 +36,9 @@ class Reason(StrEnum):
     CRASH_LOOP = "CrashLoop"
 
 
-#: A request for such a model is refused at once: no pod of it can start until somebody acts.
-BLOCKING: frozenset[Reason] = frozenset(Reason) - {Reason.READY, Reason.IDLE, Reason.PENDING, Reason.STARTING, Reason.LOADING}
+#: A request for such a model is refused at once: no pod of it can start until somebody acts. (Of two models with one name both run.)
+_HARMLESS = {Reason.READY, Reason.IDLE, Reason.PENDING, Reason.STARTING, Reason.LOADING, Reason.NAME_CONFLICT}
+BLOCKING: frozenset[Reason] = frozenset(Reason) - _HARMLESS
 
 #: Exit codes of the runtime, one per cause, from the range that shells and sysexits leave free.
 EXIT_CODES: dict[Reason, int] = {
