@@ -61,6 +61,15 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeReport:
+    """What a ready runtime says of itself at ``/progress``: seconds per phase of its start, and what it may be asked for."""
+
+    pod: str
+    seconds: tuple[tuple[str, float], ...] = ()
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """Requests of one model, summed over all gateways."""
 
@@ -74,14 +83,17 @@ class Observed:
     """Everything `plan` may look at. ``children`` are the live objects that the operator owns, by kind and name.
 
     ``desired_replicas`` is the autoscaler's latest word. ``name_conflict`` names the older model that holds this one's name or alias.
+    ``refusal`` is why the API server refused the last apply.
     """
 
     children: dict[ObjectId, Manifest] = field(default_factory=dict)
     pods: tuple[PodView, ...] = ()
     desired_replicas: int | None = None
     decisions: tuple[dict[str, Any], ...] = ()
-    previous: InferenceModelStatus = InferenceModelStatus()
+    previous: InferenceModelStatus = InferenceModelStatus()  # noqa: RUF009  (frozen)
     name_conflict: str | None = None
+    refusal: Termination | None = None
+    report: RuntimeReport | None = None
     now: float = 0.0
 
 
@@ -138,4 +150,5 @@ __all__ = [
     "PodPhase",
     "PodView",
     "Reason",
+    "RuntimeReport",
 ]

@@ -1,0 +1,84 @@
+"""What runtimes report of themselves once they are ready: how long each phase of their start took, and what they can do.
+
+Asked once per ready pod, in the background. A runtime that does not answer has nothing to report; nobody waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import aiohttp
+import orjson
+
+from modelyard.api.names import METRICS_PORT
+from modelyard.controller.projections import PodRecord
+from modelyard.controller.types import Key, PodPhase, RuntimeReport
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 2.0
+_AT_ONCE = 8
+
+
+class Reports:
+    """The newest report of each model; ``on_report`` is called with its key when it arrives."""
+
+    def __init__(self, on_report: Callable[[Key], None]):
+        self._on_report = on_report
+        self._reports: dict[Key, RuntimeReport] = {}
+        self._asking: dict[Key, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._session: aiohttp.ClientSession | None = None
+
+    def of(self, key: Key, pods: Iterable[PodRecord]) -> RuntimeReport | None:
+        """Returns the report of the pod that became ready last; asks for it when it is not there yet."""
+        ready = [pod for pod in pods if pod.view.phase is PodPhase.READY and pod.ip]
+        known = self._reports.get(key)
+        if not ready:
+            return known
+        newest = max(ready, key=lambda pod: (pod.view.ready_at or 0.0, pod.view.name))
+        if (known is None or known.pod != newest.view.name) and key not in self._asking:
+            self._asking[key] = asyncio.create_task(self._ask(key, newest), name=f"report of {key}")
+        return known
+
+    def forget(self, key: Key) -> None:
+        """Drops a model's report."""
+        self._reports.pop(key, None)
+        if task := self._asking.pop(key, None):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stops asking."""
+        for key in tuple(self._asking):
+            self.forget(key)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask(self, key: Key, pod: PodRecord) -> None:
+        async with self._slots:
+            report = await self._fetch(pod)
+        self._asking.pop(key, None)
+        self._reports[key] = report
+        self._on_report(key)
+
+    async def _fetch(self, pod: PodRecord) -> RuntimeReport:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS))
+        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+        try:
+            async with self._session.get(f"http://{host}:{METRICS_PORT}/progress") as response:
+                return parse(pod.view.name, await response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
+            log.debug("pod %s does not report: %s", pod.view.name, problem or type(problem).__name__)
+            return RuntimeReport(pod.view.name)
+
+
+def parse(pod: str, body: bytes) -> RuntimeReport:
+    """Parses the answer of ``/progress``; raises ValueError on anything else."""
+    try:
+        told = orjson.loads(body)
+        seconds = tuple((str(phase), float(value)) for phase, value in (told.get("seconds") or {}).items())
+        return RuntimeReport(pod, seconds[:16], tuple(map(str, told.get("capabilities") or ()))[:16])
+    except (AttributeError, TypeError) as problem:
+        raise ValueError(f"not a progress report: {body[:200]!r}") from problem
