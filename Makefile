@@ -1,0 +1,127 @@
+# `make` lists the targets. Nothing is installed outside .venv; variables can be given on the command line: make quickstart ASK="…"
+
+PYTHON ?= python3
+BIN := .venv/bin
+#: Index to take PyTorch from. Empty: what pip is configured for, which on Linux usually means a CUDA build of several GB.
+TORCH_INDEX ?=
+ASK ?= What is the capital of France?
+PYTEST_ARGS ?=
+
+OPERATOR_IMAGE ?= modelyard-operator:dev
+RUNTIME_IMAGE ?= modelyard-runtime:dev
+#: builtin:// models whose weights are put into the runtime's image, so that pods need no network.
+BUILTIN_MODELS ?= smollm2-135m-instruct all-minilm-l6-v2
+#: How images are built and how they get into the cluster.
+E2E_BUILD ?= docker build
+E2E_LOAD ?= kind load docker-image
+CLUSTER := ../shared/cluster/cluster
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart check test crds images load e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  TORCH_INDEX=URL takes PyTorch from that index; PyTorch's own index for processors saves gigabytes on a machine without a GPU."
+
+# ---------------------------------------------------------------- the virtual environment
+
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MANIFESTS := pyproject.toml constraints.txt Makefile
+
+venv: .venv/dev.stamp ## Make .venv with everything that development needs
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Modelyard needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name another one by make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "no virtual environment could be made: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+
+# PyTorch first and alone: indexes offer several builds of one version, and the choice must not depend on what else is installed.
+.venv/torch.stamp: constraints.txt | .venv/bin/python
+	@[ -n "$(TORCH_INDEX)" ] || [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || \
+	  echo "No NVIDIA device was found: should pip begin to fetch CUDA packages, stop it and give TORCH_INDEX, the index of PyTorch's builds for processors."
+	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) $(TORCH)
+	@touch $@
+
+.venv/run.stamp: $(MANIFESTS) .venv/torch.stamp
+	$(PIP) install -q -c constraints.txt -e '.[runtime,local]'
+	@touch $@
+
+.venv/dev.stamp: $(MANIFESTS) .venv/torch.stamp
+	$(PIP) install -q -c constraints.txt -e '.[runtime,local,dev]'
+	@touch $@ .venv/run.stamp
+
+# ---------------------------------------------------------------- without a cluster
+
+quickstart: .venv/run.stamp ## Serve a small chat model on this machine and ask it something
+	$(BIN)/modelyard up examples/quickstart.yaml --ask "$(ASK)"
+
+check: .venv/dev.stamp ## Lint, format, types, import rules, generated files, the chart
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m modelyard.api.crd --check
+	diff -r crds charts/modelyard/files/crds
+	@if command -v helm >/dev/null; then helm lint --strict charts/modelyard; else echo "helm is not here: the chart is linted by make e2e"; fi
+
+test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
+	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+crds: .venv/dev.stamp ## Generate the custom resource definitions, and the chart's copy
+	$(BIN)/python -m modelyard.api.crd
+	mkdir -p charts/modelyard/files/crds
+	cp crds/*.yaml charts/modelyard/files/crds/
+
+# ---------------------------------------------------------------- on a cluster
+
+# docker and the test cluster's builder take the context and further arguments in different places.
+build_image = $(E2E_BUILD) -t $(1) -f $(2) $(if $(findstring cluster,$(E2E_BUILD)),--context . -- $(3),$(3) .)
+BUILD_ARGS = --build-arg "BUILTIN_MODELS=$(BUILTIN_MODELS)" $(if $(TORCH_INDEX),--build-arg "TORCH_INDEX=$(TORCH_INDEX)")
+
+images: ## Build both images (E2E_BUILD says with what)
+	$(call build_image,$(OPERATOR_IMAGE),Dockerfile.operator,)
+	$(call build_image,$(RUNTIME_IMAGE),Dockerfile.runtime,$(BUILD_ARGS))
+
+load: ## Hand the images to the cluster's nodes (E2E_LOAD says how)
+	$(E2E_LOAD) $(OPERATOR_IMAGE)
+	$(E2E_LOAD) $(RUNTIME_IMAGE)
+
+e2e: .venv/dev.stamp images load ## End-to-end tests on the cluster that KUBECONFIG names
+	OPERATOR_IMAGE=$(OPERATOR_IMAGE) RUNTIME_IMAGE=$(RUNTIME_IMAGE) E2E_FREEZE="$(if $(findstring cluster,$(E2E_LOAD)),$(CLUSTER))" \
+	  $(BIN)/pytest e2e $(PYTEST_ARGS)
+
+kind-up: ## Make a cluster with kind and load the images into it (needs docker, kind, kubectl, helm)
+	kind get clusters | grep -qx modelyard || kind create cluster --name modelyard --wait 120s
+	$(MAKE) images load E2E_BUILD="docker build" E2E_LOAD="kind load docker-image --name modelyard"
+	@echo
+	@echo 'helm install modelyard charts/modelyard -n modelyard-system --create-namespace && kubectl apply -f examples/cluster/'
+	@echo 'make e2e E2E_LOAD="kind load docker-image --name modelyard"'
+
+kind-down: ## Remove it
+	kind delete cluster --name modelyard
+
+cluster-up: ## Make a cluster with ../shared/cluster (no Docker; needs root) and load the images into it
+	$(CLUSTER) up --gpus 4
+	$(MAKE) images load E2E_BUILD="$(CLUSTER) build" E2E_LOAD="$(CLUSTER) load"
+	@$(CLUSTER) env
+	@echo 'export E2E_BUILD="$(CLUSTER) build" E2E_LOAD="$(CLUSTER) load"'
+
+cluster-down: ## Remove it; its images stay
+	$(CLUSTER) down
+
+# ---------------------------------------------------------------- figures
+
+bench-gateway: .venv/dev.stamp ## Gateway: requests per second and added latency, beside vllm-router
+	$(BIN)/python benchmarks/gateway.py
+
+bench-runtime: .venv/dev.stamp ## Runtime: tokens per second and time to first token, beside `transformers serve`
+	$(BIN)/python benchmarks/runtime.py
+
+bench-operator: .venv/dev.stamp ## Operator: 1,000 models on a control plane
+	$(BIN)/python benchmarks/operator.py
+
+clean: ## Remove .venv, caches and build outputs
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
