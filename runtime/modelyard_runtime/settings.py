@@ -43,7 +43,7 @@ class ModelSettings(BaseModel):
     )
     capability: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
         default=(),
-        description="What the model may be asked for: chat, completions or embeddings (repeatable). Detected from config.json when left out.",
+        description="What the model may be asked for: chat, completions or embeddings (repeatable). Detected when left out.",
     )
 
 
@@ -54,9 +54,6 @@ class ComputeSettings(BaseModel):
         default="auto", description="Data type of the weights; auto takes what the device computes fastest."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps.")
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        default=None, description="Threads of a forward pass on CPU. The cores that this process may use when left out."
-    )
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )

@@ -1,0 +1,1 @@
+"""The process between HTTP and the models: start, limits, batching, drain."""

@@ -1,0 +1,61 @@
+"""From a request to the service that answers it, or to the reason why none does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from modelyard.api.errors import InvalidRequest, ModelNotFound, Unavailable
+from modelyard.api.names import MODEL_HEADER
+
+from modelyard_runtime.serving.runtime import Runtime, Services
+
+if TYPE_CHECKING:
+    from modelyard_runtime.serving.embeddings import EmbeddingService
+    from modelyard_runtime.serving.generation import GenerationService
+
+_PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
+
+
+def runtime_of(request: Request) -> Runtime:
+    """Returns the process's runtime."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def generation(request: Request, model: str, capability: str) -> GenerationService:
+    """Returns the generation service for a chat or completions request. Raises ModelNotFound, InvalidRequest or Unavailable."""
+    service = _services(request, model, capability).generation
+    assert service is not None
+    return service
+
+
+def embedding(request: Request, model: str) -> EmbeddingService:
+    """Returns the embedding service. Raises ModelNotFound, InvalidRequest or Unavailable."""
+    service = _services(request, model, "embeddings").embeddings
+    assert service is not None
+    return service
+
+
+def _services(request: Request, model: str, capability: str) -> Services:
+    runtime = runtime_of(request)
+    served = runtime.settings.served_name
+    # The gateway has resolved aliases and namespaces already, and says so in a header.
+    if served not in {model, request.headers.get(MODEL_HEADER)}:
+        raise ModelNotFound(f"The model '{model[:200]}' does not exist here. This server has '{served}'.", param="model")
+    services = runtime.services
+    if services is None or not runtime.lifecycle.loaded:
+        raise _not_loaded(runtime)
+    if capability not in services.capabilities:
+        paths = ", ".join(_PATHS[name] for name in services.capabilities)
+        raise InvalidRequest(
+            f"The model '{served}' is not made for {capability}. It answers {paths}.", param="model", code="unsupported_capability"
+        )
+    return services
+
+
+def _not_loaded(runtime: Runtime) -> Unavailable:
+    if runtime.lifecycle.failure is not None:
+        return Unavailable("This server failed and restarts. Send the request again.", code="engine_failed", retry_after=5)
+    phase = runtime.lifecycle.phase
+    return Unavailable(f"The model is not loaded yet (phase: {phase}). Send the request again.", code="model_loading", retry_after=5)

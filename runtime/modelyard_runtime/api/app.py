@@ -1,0 +1,45 @@
+"""The two applications of a process: the public one that clients and probes use, and the private one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from modelyard.api.errors import ApiError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from modelyard_runtime.api import chat, completions, embeddings, status
+from modelyard_runtime.api.errors import handle
+from modelyard_runtime.api.middleware import AccessLog, Bounds
+from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
+from modelyard_runtime.progress import Phase
+from modelyard_runtime.serving.runtime import Runtime
+
+_HANDLED = (ApiError, RequestValidationError, HTTPException, RequestTooLarge, EngineFailed, Exception)
+
+
+def public_app(runtime: Runtime) -> ASGIApp:
+    """Returns the application of the public port."""
+    return _guarded(runtime, chat.router, completions.router, embeddings.router, status.public)
+
+
+def private_app(runtime: Runtime) -> ASGIApp:
+    """Returns the application of the private port."""
+    return _guarded(runtime, status.private)
+
+
+def _guarded(runtime: Runtime, *routers: APIRouter) -> ASGIApp:
+    app = FastAPI(title="Modelyard runtime", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.runtime = runtime
+    for router in routers:
+        app.include_router(router)
+    for error in _HANDLED:
+        app.add_exception_handler(error, handle)
+    settings = runtime.settings
+    bounded = Bounds(
+        app,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout=settings.body_timeout.total_seconds(),
+        request_timeout=settings.request_timeout.total_seconds(),
+    )
+    return AccessLog(bounded, closing=lambda: runtime.lifecycle.phase is Phase.DRAINING)

@@ -1,0 +1,127 @@
+"""``/v1/completions``: text after text, for strings, lists of strings and token ids."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from modelyard.api.errors import InvalidRequest
+
+from modelyard_runtime.api import sse
+from modelyard_runtime.api.access import generation
+from modelyard_runtime.api.fields import SamplingBody, unsupported
+from modelyard_runtime.api.inputs import Inputs
+from modelyard_runtime.api.responses import json_response
+from modelyard_runtime.api.usage import prefetch, usage
+from modelyard_runtime.models.chat import TextDelta
+from modelyard_runtime.serving.generation import GenerationService
+
+router = APIRouter()
+
+# OpenAI's default for this endpoint.
+_MAX_TOKENS = 16
+_MAX_PROMPTS = 128
+
+
+class CompletionBody(SamplingBody):
+    """A text completion's request."""
+
+    prompt: Inputs
+    best_of: Annotated[int | None, unsupported(1)] = None
+    echo: Annotated[bool | None, unsupported(False)] = None
+    logprobs: Annotated[int | None, unsupported()] = None
+    suffix: Annotated[str | None, unsupported("")] = None
+
+
+@router.post("/v1/completions")
+async def completions(request: Request, body: CompletionBody) -> Response:
+    """Goes on from each prompt, whole or as a stream."""
+    service = generation(request, body.model, "completions")
+    prompts = [await service.encode(prompt) for prompt in _bounded(body.prompt)]
+    answers = [_generate(service, request, body, index, prompt) for index, prompt in enumerate(prompts)]
+    counts = sum(map(len, prompts))
+    head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": body.model}
+    if body.stream:
+        return sse.EventStream(_stream(head, await prefetch(_merge(answers)), counts, body.include_usage))
+    return json_response(await _whole(head, answers, counts))
+
+
+def _bounded(prompts: list[str | list[int]]) -> list[str | list[int]]:
+    if len(prompts) > _MAX_PROMPTS:
+        raise InvalidRequest(
+            f"Invalid 'prompt': must have at most {_MAX_PROMPTS} element(s), got {len(prompts)}.", param="prompt", code="invalid_value"
+        )
+    return prompts
+
+
+def _generate(
+    service: GenerationService, request: Request, body: CompletionBody, index: int, prompt: list[int]
+) -> AsyncGenerator[TextDelta, None]:
+    room = service.room(prompt, body.max_tokens, prompt_param="prompt", default=_MAX_TOKENS)
+    return service.generate(f"{request.state.request_id}-{index}", prompt, body.sampling(room), body.stop or [])
+
+
+async def _whole(head: dict[str, Any], answers: list[AsyncGenerator[TextDelta, None]], prompt_tokens: int) -> dict[str, Any]:
+    parts: list[list[TextDelta]] = [[] for _ in answers]
+    async with aclosing(_merge(answers)) as merged:
+        async for index, delta in merged:
+            parts[index].append(delta)
+    choices = [_choice(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason) for index, deltas in enumerate(parts)]
+    return {**head, "choices": choices, "usage": usage(prompt_tokens, sum(deltas[-1].completion_tokens for deltas in parts))}
+
+
+async def _stream(
+    head: dict[str, Any], deltas: AsyncGenerator[tuple[int, TextDelta], None], prompt_tokens: int, include_usage: bool
+) -> AsyncIterator[bytes]:
+    tail = {"usage": None} if include_usage else {}
+    tokens = 0
+    async with aclosing(deltas):
+        async for index, delta in deltas:
+            tokens += len(delta.token_ids)
+            yield sse.event({**head, "choices": [_choice(index, delta.text, delta.finish_reason)], **tail})
+    if include_usage:
+        yield sse.event({**head, "choices": [], "usage": usage(prompt_tokens, tokens)})
+
+
+def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+
+
+async def _merge(answers: list[AsyncGenerator[TextDelta, None]]) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    """Yields (prompt, delta) of all answers as they come. The first error ends all of them."""
+    arrived: asyncio.Queue[tuple[int, TextDelta] | None] = asyncio.Queue(maxsize=len(answers))
+
+    async def read(index: int, answer: AsyncGenerator[TextDelta, None]) -> None:
+        async with aclosing(answer):
+            async for delta in answer:
+                await arrived.put((index, delta))
+
+    async def read_all() -> None:
+        try:
+            async with asyncio.TaskGroup() as readers:
+                for index, answer in enumerate(answers):
+                    readers.create_task(read(index, answer))
+        finally:
+            await arrived.put(None)
+
+    reading = asyncio.create_task(read_all())
+    try:
+        while (item := await arrived.get()) is not None:
+            yield item
+        await _reraise(reading)
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+async def _reraise(reading: asyncio.Task[None]) -> None:
+    try:
+        await reading
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None

@@ -1,0 +1,200 @@
+"""What happens around every request, in pure ASGI so that a client's leaving is seen and passed on.
+
+AccessLog      request id, one log line, and an OpenAI-shaped answer for whatever went wrong
+└── Bounds     the whole body within its size and time; the work within its time, and ended when the client leaves
+    └── FastAPI
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from modelyard.api.errors import ApiError, PayloadTooLarge, Timeout
+from modelyard.api.names import REQUEST_ID_HEADER
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modelyard_runtime import logs
+from modelyard_runtime.api import sse
+from modelyard_runtime.api.errors import to_api_error
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_QUIET = frozenset({"/health", "/ready", "/metrics", "/progress"})
+
+
+class ClientLeft(Exception):
+    """The client closed the connection before its answer was complete."""
+
+
+class BodyTimeout(ApiError):
+    """The client did not send its body in time."""
+
+    status, type, default_code = 408, "invalid_request_error", "request_timeout"
+
+
+class Exchange:
+    """What has been sent of a response, and the headers that every response gets."""
+
+    def __init__(self, send: Send, request_id: bytes, *, closing: bool):
+        self.status = 0
+        self.complete = False
+        self.streaming = False
+        self._send = send
+        self._headers = [(REQUEST_ID_HEADER.encode(), request_id)] + ([(b"connection", b"close")] if closing else [])
+
+    async def send(self, message: Message) -> None:
+        """Passes a message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.streaming = (b"content-type", sse.CONTENT_TYPE) in message["headers"]
+            message["headers"] = [*message["headers"], *self._headers]
+        else:
+            self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+    async def fail(self, error: ApiError) -> None:
+        """Says what went wrong: as the answer, or as the last event of a stream that has begun."""
+        if not self.status:
+            body = error.to_json()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            headers += [(name.encode(), value.encode()) for name, value in error.headers().items()]
+            if isinstance(error, PayloadTooLarge | BodyTimeout):
+                headers.append((b"connection", b"close"))
+            await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": body})
+        elif self.streaming and not self.complete:
+            await self.send({"type": "http.response.body", "body": sse.event(error.to_dict())})
+
+
+class AccessLog:
+    """Gives a request its id, logs its end, and answers what nothing else caught."""
+
+    def __init__(self, app: ASGIApp, *, closing: Callable[[], bool]):
+        self._app = app
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        token = logs.request_id.set(request_id.decode())
+        exchange = Exchange(send, request_id, closing=self._closing())
+        started = time.monotonic()
+        try:
+            await self._app(scope, receive, exchange.send)
+        except ClientLeft:
+            exchange.status = 499
+        except Exception as error:  # noqa: BLE001 - the outermost frame: the client gets an answer, the log the trace
+            if not exchange.complete:
+                await exchange.fail(to_api_error(error))
+        finally:
+            _log(scope, exchange.status, time.monotonic() - started)
+            logs.request_id.reset(token)
+
+
+class Bounds:
+    """Reads the body before the application runs, and ends the application when its time is over or the client is gone."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout: float, request_timeout: float):
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout = body_timeout
+        self._request_timeout = request_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises ClientLeft, PayloadTooLarge, BodyTimeout or Timeout."""
+        body = await self._body(scope, receive)
+        gone = asyncio.create_task(_departure(receive))
+        work: asyncio.Task[None] = asyncio.create_task(self._run(scope, _replay(body, gone), send))
+        try:
+            await asyncio.wait({gone, work}, timeout=self._request_timeout, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            left = gone.done()
+        finally:
+            await _end(work, gone)
+        if left:
+            raise ClientLeft
+        raise Timeout(f"The request took longer than {self._request_timeout:g} s, which is the limit. Ask for fewer tokens.")
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        headers = dict(scope["headers"])
+        declared = int(headers.get(b"content-length", b"0"))
+        if declared > self._max_body_bytes and b"expect" in headers:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                return await self._read(receive)
+        except TimeoutError:
+            if declared > self._max_body_bytes:
+                raise self._too_large() from None
+            raise BodyTimeout(f"The body did not arrive within {self._body_timeout:g} s. Send it faster, or less of it.") from None
+
+    async def _read(self, receive: Receive) -> bytes:
+        """Reads to the end even past the bound, dropping what is too much: a client that still sends would not see the answer."""
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            more = message.get("more_body", False)
+            if size <= self._max_body_bytes:
+                chunks.append(chunk)
+            else:
+                chunks.clear()
+        if size > self._max_body_bytes:
+            raise self._too_large()
+        return b"".join(chunks)
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"The request body is larger than {self._max_body_bytes} bytes, which is the limit. Send less at once.")
+
+
+def _request_id(scope: Scope) -> bytes:
+    given = next((value for name, value in scope["headers"] if name == REQUEST_ID_HEADER.encode()), b"")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}".encode()
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+    logger.log(
+        level, "request", extra={"method": scope["method"], "path": scope["path"][:200], "status": status, "seconds": round(seconds, 4)}
+    )
+
+
+def _replay(body: bytes, gone: asyncio.Task[None]) -> Receive:
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Message:
+        message = next(messages, None)
+        if message is None:
+            await asyncio.wait({gone})
+        return message or {"type": "http.disconnect"}
+
+    return receive
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancels what still runs and waits until it has let go of what it held."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)

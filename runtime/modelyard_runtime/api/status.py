@@ -1,0 +1,65 @@
+"""``/v1/models``, ``/health`` and ``/ready`` on the public port; ``/metrics`` and ``/progress`` on the private one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from modelyard.api.errors import ModelNotFound
+
+from modelyard_runtime.api.access import runtime_of
+from modelyard_runtime.api.responses import json_response
+from modelyard_runtime.serving.runtime import Runtime
+
+public = APIRouter()
+private = APIRouter()
+
+
+@public.get("/v1/models")
+async def models(request: Request) -> Response:
+    """Lists the model."""
+    return json_response({"object": "list", "data": [_model(runtime_of(request))]})
+
+
+@public.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> Response:
+    """Describes the model. Raises ModelNotFound for any other."""
+    runtime = runtime_of(request)
+    if name != runtime.settings.served_name:
+        raise ModelNotFound(
+            f"The model '{name[:200]}' does not exist here. This server has '{runtime.settings.served_name}'.", param="model"
+        )
+    return json_response(_model(runtime))
+
+
+@public.get("/health")
+async def health(request: Request) -> Response:
+    """Says whether the process works: loading is work, a dead engine is not."""
+    failure = runtime_of(request).lifecycle.failure
+    if failure is not None:
+        return json_response({"status": "failed", "reason": failure.reason, "message": failure.message}, 503)
+    return json_response({"status": "ok"})
+
+
+@public.get("/ready")
+async def ready(request: Request) -> Response:
+    """Says whether new requests are welcome."""
+    lifecycle = runtime_of(request).lifecycle
+    return json_response({"status": lifecycle.phase}, 200 if lifecycle.ready else 503)
+
+
+@private.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Returns Prometheus' text format."""
+    return Response(runtime_of(request).metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@private.get("/progress")
+async def progress(request: Request) -> Response:
+    """Returns how far the start has come."""
+    return json_response(runtime_of(request).lifecycle.snapshot())
+
+
+def _model(runtime: Runtime) -> dict[str, object]:
+    services = runtime.services
+    more = {"capabilities": services.capabilities, "max_model_len": services.context} if services else {}
+    return {"id": runtime.settings.served_name, "object": "model", "created": runtime.created, "owned_by": "modelyard", **more}

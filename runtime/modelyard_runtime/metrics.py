@@ -1,0 +1,109 @@
+"""Metrics of the runtime, in vLLM's names, meanings and buckets under the prefix ``modelyard_``.
+
+https://docs.vllm.ai/en/stable/design/metrics.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
+_BETWEEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_REQUEST = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is going on at a moment. ``kv_cache_usage`` is a share of 1."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+
+
+class Metrics:
+    """The process's metrics, in a registry of their own. Used from one event loop."""
+
+    def __init__(self, model: str, load: Callable[[], Load]):
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._registry.register(_Gauges(model, load))
+        self._model = model
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"modelyard_{name}", text, ["model_name"], buckets=buckets, registry=self._registry).labels(model)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"modelyard_{name}", text, ["model_name"], registry=self._registry).labels(model)
+
+        self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
+        self.generation_tokens = counter("generation_tokens", "Number of generation tokens processed.")
+        self.first_token = histogram("time_to_first_token_seconds", "Time to first token in seconds.", _FIRST_TOKEN)
+        self.between = histogram("inter_token_latency_seconds", "Time between two tokens of a request in seconds.", _BETWEEN)
+        self.request = histogram("e2e_request_latency_seconds", "End to end request latency in seconds.", _REQUEST)
+        self.queue = histogram("request_queue_time_seconds", "Time that a request waited for its turn in seconds.", _REQUEST)
+        self._success = Counter(
+            "modelyard_request_success", "Requests by how they ended.", ["model_name", "finished_reason"], registry=self._registry
+        )
+
+    def finished(self, reason: str) -> None:
+        """Counts a request that ended: stop, length or abort."""
+        self._success.labels(self._model, reason).inc()
+
+    def render(self) -> bytes:
+        """Returns Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class Stopwatch:
+    """Observes one generated sequence: its wait, its tokens and its end. Times are monotonic seconds."""
+
+    def __init__(self, metrics: Metrics):
+        self._metrics = metrics
+        self._arrived = time.monotonic()
+        self._last: float | None = None
+
+    def begun(self, prompt_tokens: int) -> None:
+        """Its turn has come."""
+        self._metrics.queue.observe(time.monotonic() - self._arrived)
+        self._metrics.prompt_tokens.inc(prompt_tokens)
+
+    def tokens(self, count: int) -> None:
+        """``count`` tokens came."""
+        now = time.monotonic()
+        if count and self._last is None:
+            self._metrics.first_token.observe(now - self._arrived)
+        elif count and self._last is not None:
+            self._metrics.between.observe((now - self._last) / count)
+        self._last = now if count else self._last
+        self._metrics.generation_tokens.inc(count)
+
+    def ended(self, reason: str) -> None:
+        """It ended: stop, length or abort."""
+        self._metrics.request.observe(time.monotonic() - self._arrived)
+        self._metrics.finished(reason)
+
+
+class _Gauges(Collector):
+    """Reads the load when it is asked for, so that no gauge is ever stale."""
+
+    def __init__(self, model: str, load: Callable[[], Load]):
+        self._model = model
+        self._load = load
+
+    def collect(self) -> Iterator[Metric]:
+        load = self._load()
+        for name, text, value in (
+            ("num_requests_running", "Number of requests in model execution batches.", load.running),
+            ("num_requests_waiting", "Number of requests waiting to be processed.", load.waiting),
+            ("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", load.kv_cache_usage),
+        ):
+            gauge = GaugeMetricFamily(f"modelyard_{name}", text, labels=["model_name"])
+            gauge.add_metric([self._model], value)
+            yield gauge

@@ -1,0 +1,74 @@
+"""Embeddings as the endpoint uses them: bounds on texts, the limiter, batching, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from modelyard.api.errors import InvalidRequest
+from numpy.typing import NDArray
+
+from modelyard_runtime.metrics import Metrics, Stopwatch
+from modelyard_runtime.models.embedding import EmbeddingModel
+from modelyard_runtime.serving.batching import Batcher
+from modelyard_runtime.serving.limiter import Limiter
+
+# Below this many characters texts are tokenised on the event loop: it takes less than a thread's round trip.
+_SHORT = 4096
+
+
+class EmbeddingService:
+    """An embedding model behind its limiter and batcher. Used from one event loop."""
+
+    def __init__(self, model: EmbeddingModel, limiter: Limiter, batcher: Batcher, *, max_length: int, metrics: Metrics):
+        self.model = model
+        self.limiter = limiter
+        self.max_length = max_length
+        self.batcher = batcher
+        self._metrics = metrics
+
+    async def embed(self, inputs: Sequence[str | list[int]]) -> tuple[list[NDArray[np.float32]], int]:
+        """Returns a vector for each input and the number of tokens. Raises InvalidRequest on inputs that do not fit."""
+        self.limiter.check()
+        ids = await self._encode(inputs)
+        tokens = sum(map(len, ids))
+        watch = Stopwatch(self._metrics)
+        reason = "abort"
+        try:
+            async with self.limiter.slot():
+                watch.begun(tokens)
+                vectors = await self.batcher.submit(ids)
+                reason = "stop"
+                return vectors, tokens
+        finally:
+            watch.ended(reason)
+
+    async def warm_up(self) -> None:
+        """Computes a short text and a batch of long ones."""
+        long = self.model.tokenize(["word " * (self.max_length // 2)])[0][: self.max_length]
+        await self.batcher.submit(self.model.tokenize(["warm-up"]))
+        await self.batcher.submit([long, long[: self.max_length // 2]])
+
+    async def _encode(self, inputs: Sequence[str | list[int]]) -> list[list[int]]:
+        texts = [text for text in inputs if isinstance(text, str)]
+        size = sum(map(len, texts))
+        encoded = iter(self.model.tokenize(texts) if size < _SHORT else await asyncio.to_thread(self.model.tokenize, texts))
+        ids = [next(encoded) if isinstance(value, str) else self._complete(index, value) for index, value in enumerate(inputs)]
+        for index, tokens in enumerate(ids):
+            if len(tokens) > self.max_length:
+                raise InvalidRequest(
+                    f"This model's maximum input length is {self.max_length} tokens, and input {index} has {len(tokens)}. Shorten it.",
+                    param="input",
+                    code="context_length_exceeded",
+                )
+        return ids
+
+    def _complete(self, index: int, ids: list[int]) -> list[int]:
+        if max(ids) >= self.model.vocabulary:
+            raise InvalidRequest(
+                f"Token ids of this model are below {self.model.vocabulary}, and input {index} has {max(ids)}. Send text.",
+                param="input",
+                code="invalid_value",
+            )
+        return self.model.complete(ids)

@@ -1,0 +1,120 @@
+"""Generation as the endpoints use it: bounds on prompts and answers, the limiter, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.api.errors import InvalidRequest
+
+from modelyard_runtime.engine.base import EngineFailed, SamplingParams
+from modelyard_runtime.metrics import Metrics, Stopwatch
+from modelyard_runtime.models.chat import ChatModel, TextDelta
+from modelyard_runtime.serving.limiter import Limiter
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds in tokens; ``context`` holds prompt and answer, ``vocabulary`` is above every token id."""
+
+    context: int
+    vocabulary: int
+    prompt: int | None = None
+    answer: int | None = None
+
+
+class GenerationService:
+    """A chat model behind its limiter. Used from one event loop."""
+
+    def __init__(self, model: ChatModel, limiter: Limiter, bounds: Bounds, metrics: Metrics, on_death: Callable[[EngineFailed], None]):
+        self.model = model
+        self.limiter = limiter
+        self.bounds = bounds
+        self._metrics = metrics
+        self._on_death = on_death
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Returns the token ids of a conversation. Raises InvalidRequest when it is too long or the model's template refuses it."""
+        self.limiter.check()
+        self._check_characters(sum(len(message["content"]) for message in messages), "messages")
+        return await self.model.encode_chat(messages)
+
+    async def encode(self, prompt: str | list[int]) -> list[int]:
+        """Returns the token ids of a text, or checks those given. Raises InvalidRequest when they are too long or out of vocabulary."""
+        self.limiter.check()
+        if isinstance(prompt, str):
+            self._check_characters(len(prompt), "prompt")
+            return await self.model.encode(prompt)
+        if max(prompt) >= self.bounds.vocabulary:
+            raise InvalidRequest(
+                f"Token ids of this model are below {self.bounds.vocabulary}, and the prompt has {max(prompt)}. Send text.",
+                param="prompt",
+                code="invalid_value",
+            )
+        return prompt
+
+    def room(self, prompt: Sequence[int], wanted: int | None, *, prompt_param: str, default: int | None = None) -> int:
+        """Returns how many tokens the answer may have. Raises InvalidRequest when prompt and answer are out of bounds."""
+        bounds = self.bounds
+        if not prompt:
+            raise InvalidRequest(f"'{prompt_param}' has no tokens. Send at least one.", param=prompt_param, code="invalid_value")
+        if bounds.prompt is not None and len(prompt) > bounds.prompt:
+            raise _too_long(
+                f"This server takes prompts of {bounds.prompt} tokens at most, and this one has {len(prompt)}. Shorten it.", prompt_param
+            )
+        if wanted is not None and bounds.answer is not None and wanted > bounds.answer:
+            raise InvalidRequest(
+                f"This server gives {bounds.answer} new tokens at most. Lower 'max_tokens'.", param="max_tokens", code="invalid_value"
+            )
+        left = bounds.context - len(prompt)
+        if left < (wanted or 1):
+            asked = f"{len(prompt)} in {prompt_param}" + (f", {wanted} in the completion" if wanted else "")
+            raise _too_long(
+                f"This model's maximum context length is {bounds.context} tokens, and you asked for {len(prompt) + (wanted or 1)} tokens "
+                f"({asked}). Shorten {prompt_param}{' or lower max_tokens' if wanted else ''}.",
+                prompt_param,
+            )
+        return min(left, wanted or default or left, bounds.answer or left)
+
+    async def generate(
+        self, request_id: str, prompt: list[int], sampling: SamplingParams, stop: list[str]
+    ) -> AsyncGenerator[TextDelta, None]:
+        """Yields the answer as it comes. Closing the iterator cancels the request, in the queue or in the engine."""
+        watch = Stopwatch(self._metrics)
+        reason = "abort"
+        try:
+            async with self.limiter.slot():
+                watch.begun(len(prompt))
+                async with aclosing(self.model.generate(request_id, prompt, sampling, stop)) as deltas:
+                    async for delta in deltas:
+                        watch.tokens(len(delta.token_ids))
+                        reason = delta.finish_reason or reason
+                        yield delta
+        except EngineFailed:
+            if self.model.engine.failure is not None:
+                self._on_death(self.model.engine.failure)
+            raise
+        finally:
+            watch.ended(reason)
+
+    async def warm_up(self) -> None:
+        """Runs the engine's paths, and one short text through tokenizer and detokeniser."""
+        await self.model.engine.warm_up()
+        prompt = await self.model.encode("warm-up")
+        async with aclosing(self.model.generate("warm-up", prompt, SamplingParams(temperature=0.0, max_tokens=2), [])) as deltas:
+            async for _ in deltas:
+                pass
+
+    def _check_characters(self, count: int, param: str) -> None:
+        """Refuses what cannot fit before it is tokenised: no token of a real vocabulary is longer than 256 characters on average."""
+        if count > self.bounds.context * 256:
+            raise _too_long(
+                f"This model's maximum context length is {self.bounds.context} tokens, and {param} has {count} characters. Shorten it.",
+                param,
+            )
+
+
+def _too_long(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="context_length_exceeded")

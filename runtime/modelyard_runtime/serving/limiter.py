@@ -1,0 +1,109 @@
+"""A bounded queue before bounded work: what does not fit is refused at once, with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from modelyard.api.errors import TooManyRequests, Unavailable
+
+
+class Limiter:
+    """Lets ``concurrency`` requests work and ``max_queue`` wait, first come, first served. Used from one event loop."""
+
+    def __init__(self, *, concurrency: int, max_queue: int, queue_timeout: float):
+        self._concurrency = concurrency
+        self._max_queue = max_queue
+        self._queue_timeout = queue_timeout
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._working = 0
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def working(self) -> int:
+        """Requests that work."""
+        return self._working
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Holds a slot, waiting for it at most ``queue_timeout`` seconds.
+
+        Raises TooManyRequests when the queue is full, Unavailable when the wait was too long or the limiter is closed. A waiting
+        request that is cancelled leaves the queue.
+        """
+        await self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def close(self) -> None:
+        """Refuses new requests; those that wait or work go on."""
+        self._closed = True
+
+    async def drained(self) -> None:
+        """Returns when no request waits or works."""
+        await self._idle.wait()
+
+    def check(self) -> None:
+        """Raises what `slot` would raise at once, before any work is put into a request that has no chance."""
+        if self._closed:
+            raise Unavailable(
+                "This server is shutting down. Send the request again; another one will take it.", code="draining", retry_after=1
+            )
+        if self._working >= self._concurrency and len(self._queue) >= self._max_queue:
+            raise TooManyRequests(
+                f"{self._working} requests are worked on and {len(self._queue)} wait, which is the limit. Send the request again later.",
+                retry_after=1,
+            )
+
+    async def _acquire(self) -> None:
+        self.check()
+        self._idle.clear()
+        if self._working < self._concurrency:
+            self._working += 1
+        else:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            async with asyncio.timeout(self._queue_timeout):
+                await turn
+        except TimeoutError:
+            self._leave(turn)
+            raise Unavailable(
+                f"The request waited {self._queue_timeout:g} s for its turn, which is the limit. Send it again later.",
+                code="queue_timeout",
+                retry_after=5,
+            ) from None
+        except asyncio.CancelledError:
+            self._leave(turn)
+            raise
+
+    def _leave(self, turn: asyncio.Future[None]) -> None:
+        """Takes a request that stopped waiting out of the queue, or passes on the slot that it was given meanwhile."""
+        if turn.done() and not turn.cancelled():
+            self._release()
+        elif turn in self._queue:
+            self._queue.remove(turn)
+
+    def _release(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the slot changes hands
+                return
+        self._working -= 1
+        if not self._working:
+            self._idle.set()

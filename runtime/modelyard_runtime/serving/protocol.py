@@ -1,0 +1,81 @@
+"""uvicorn's HTTP protocol with bounds on what comes before a request's body, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_MAX_HEAD_BYTES = 64 << 10
+_HEAD_SECONDS = 30.0
+_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Ends connections whose request line and headers are too long, take too long, or are no HTTP."""
+
+    _head_bytes = 0
+    _in_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected: its first request's head is due."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        # Bytes of a body that came along with its head are not counted: the head was over by then.
+        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse(431, f"The request line and headers are larger than {_MAX_HEAD_BYTES} bytes. Send fewer headers.")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """Its head is complete; the middleware bounds what follows."""
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(400, f"{msg} Send HTTP/1.1.")
+
+    def _expect_head(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._refuse(408, f"The request's headers did not arrive within {_HEAD_SECONDS:g} s.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers and closes, unless an answer to an earlier request of the connection is under way."""
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            body = json.dumps(
+                {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_http"}}
+            ).encode()
+            head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(head % (status, _PHRASES[status], len(body)) + body)
+        self.transport.close()

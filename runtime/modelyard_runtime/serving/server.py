@@ -1,0 +1,169 @@
+"""The process: two servers on one event loop, from listening to the last drained request.
+
+It listens first and loads then, so that probes and `modelyard up` can tell a slow start from a dead one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from modelyard_runtime import logs
+from modelyard_runtime.api.app import private_app, public_app
+from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
+from modelyard_runtime.serving.protocol import BoundedProtocol
+from modelyard_runtime.serving.runtime import Runtime
+from modelyard_runtime.serving.start import start
+from modelyard_runtime.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 75
+# What uvicorn may still need after the limiters are empty: writing the last answers to slow clients.
+_FLUSH_SECONDS = 5
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server on a socket that is open already; signals are the process's, not its own."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket):
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_FLUSH_SECONDS,
+            )
+        )
+        self.listener = listener
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.listener.getsockname()[1])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals alone."""
+        yield
+
+    async def run_until_told(self) -> None:
+        """Serves until ``should_exit`` is set."""
+        await self.serve(sockets=[self.listener])
+
+
+class Signals:
+    """SIGTERM and SIGINT as events: the first asks to drain, the second to end at once."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.insisted = asyncio.Event()
+        self.settle = True
+
+    def __call__(self, number: int) -> None:
+        """A signal came. After Ctrl-C nobody needs time to look away."""
+        self.settle = number != signal.SIGINT
+        (self.insisted if self.told.is_set() else self.told).set()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listens for the signals."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, self, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def run(settings: ServeSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises RuntimeFailed with the cause when the model cannot be served."""
+    logs.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        failure = runner.run(serve(settings, Signals()))
+    if failure is not None:
+        raise failure
+
+
+async def serve(settings: ServeSettings, signals: Signals) -> RuntimeFailed | None:
+    """Serves until a signal, or until the model cannot be served, and returns the cause of that. Raises ArgumentsInvalid on taken ports."""
+    runtime = Runtime(settings)
+    public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"))
+    private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"))
+    with signals.installed():
+        serving = [asyncio.create_task(server.run_until_told()) for server in (public, private)]
+        logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "model": settings.served_name})
+        starting = asyncio.create_task(start(runtime))
+        await _first(signals.told, runtime.ended)
+        if runtime.lifecycle.failure is None:
+            await _drain(runtime, signals)
+        starting.cancel()
+        for server in (public, private):
+            server.should_exit = True
+        await asyncio.wait([*serving, starting])
+    await runtime.stop()
+    return runtime.lifecycle.failure
+
+
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """Opens a listening socket. Raises ArgumentsInvalid when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ArgumentsInvalid(
+            f"{flag}: cannot listen on {host}:{port}: {error.strerror}", "choose another port, or end what uses it"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+async def _drain(runtime: Runtime, signals: Signals) -> None:
+    """Lets load balancers look away, then refuses new requests and lets those in flight finish, unless a second signal comes."""
+    settings = runtime.settings
+    settle = settings.settle_time.total_seconds() if signals.settle and runtime.lifecycle.ready else 0.0
+    runtime.lifecycle.stop()
+    logger.info("draining", extra={"settleSeconds": settle, "timeoutSeconds": settings.drain_timeout.total_seconds()})
+
+    async def finish() -> None:
+        await asyncio.sleep(settle)
+        runtime.close()
+        await runtime.drained()
+
+    try:
+        async with asyncio.timeout(settings.drain_timeout.total_seconds()):
+            await _first(finish(), signals.insisted, runtime.ended)
+    except TimeoutError:
+        logger.warning("requests were still running when the drain timeout was over")
+
+
+async def _first(*things: asyncio.Event | Coroutine[None, None, None]) -> None:
+    """Returns when the first event is set or coroutine ends."""
+    tasks = [asyncio.create_task(thing.wait() if isinstance(thing, asyncio.Event) else thing) for thing in things]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

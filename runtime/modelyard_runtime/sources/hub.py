@@ -1,0 +1,142 @@
+"""Repositories of the Hugging Face hub: safetensors, config and tokenizer files alone, in the hub client's own cache layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from modelyard_runtime.errors import DownloadFailed, Unauthorized, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.sources import store
+from modelyard_runtime.sources.source import Hub
+
+# Nothing that runs code when it is read, and no second copy of the weights in another format.
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_UNWANTED = ("original/*", "consolidated*.safetensors", "onnx/*", "openvino/*", "runs/*")
+
+
+def resolve(source: Hub, cache: Path, stores: Sequence[Path], token: str | None, report: Report) -> Path:
+    """Returns a repository's snapshot: from a store, from the hub, or from the cache when the hub cannot be reached.
+
+    Raises WeightsNotFound, Unauthorized, DownloadFailed or UnsupportedModel.
+    """
+    for place in stores:
+        found = _cached(source, place)
+        if found:
+            return found
+    try:
+        return _download(source, cache, token, report)
+    except DownloadFailed:
+        found = _cached(source, cache)
+        if found is None:
+            raise
+        return found
+
+
+def wanted(names: Iterable[str]) -> list[str]:
+    """Returns the files to fetch, of those that a repository has."""
+    return [name for name in names if _matches(name, _WANTED) and not _matches(name, _UNWANTED)]
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _cached(source: Hub, place: Path) -> Path | None:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and most sources do not need it
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        folder = Path(snapshot_download(source.repository, revision=source.revision, cache_dir=place / "hub", local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return folder if complete else None
+
+
+def _download(source: Hub, cache: Path, token: str | None, report: Report) -> Path:
+    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
+
+    with _hub_errors(source, token), store.storage_errors(cache):
+        files = HfApi(token=token or False).model_info(source.repository, revision=source.revision, files_metadata=True).siblings or []
+        names = wanted(file.rfilename for file in files)
+        total = sum(file.size or 0 for file in files if file.rfilename in set(names))
+        _check(source, names)
+        store.ensure_space(cache / "hub", total)
+        report(Step.of_bytes(Phase.DOWNLOAD, 0, total))
+        return Path(
+            snapshot_download(
+                source.repository,
+                revision=source.revision,
+                cache_dir=cache / "hub",
+                token=token or False,
+                allow_patterns=names,
+                tqdm_class=_reporting_tqdm(report, total),
+            )
+        )
+
+
+def _check(source: Hub, names: Sequence[str]) -> None:
+    if "config.json" not in names:
+        raise UnsupportedModel(f"{source.repository} has no config.json", "choose a repository in Transformers' layout")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UnsupportedModel(
+            f"{source.repository} has no *.safetensors", "choose one that has; pickled weights can run code and are not loaded"
+        )
+
+
+@contextmanager
+def _hub_errors(source: Hub, token: str | None) -> Iterator[None]:
+    from httpx2 import HTTPError  # noqa: PLC0415
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
+
+    name = f"hf://{source.repository}"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise Unauthorized(
+            f"{name} is gated, and {_access(token)}", "accept its terms on the hub, and set model.credentialsSecret"
+        ) from error
+    except RepositoryNotFoundError as error:
+        # The hub hides private repositories behind the same answer.
+        if error.response.status_code in {401, 403}:
+            raise Unauthorized(f"{name} does not exist or is private, and {_access(token)}") from error
+        raise WeightsNotFound(f"{name} does not exist", "check the name; for a private repository set model.credentialsSecret") from error
+    except RevisionNotFoundError as error:
+        raise WeightsNotFound(f"{name} has no revision {source.revision!r}", "check what follows the @ in model.source") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code in {401, 403}:
+            raise Unauthorized(f"the hub refuses {name}: {_access(token)}") from error
+        raise DownloadFailed(f"the hub answered {error.response.status_code} for {name}", "try again later") from error
+    except (HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
+        remedy = "check the network and HF_ENDPOINT, or put the weights on a volume (pvc://) or into the image (file://)"
+        raise DownloadFailed(f"cannot reach the hub for {name}: {error}", remedy) from error
+
+
+def _access(token: str | None) -> str:
+    return "the token given may not read it" if token else "no token is given"
+
+
+def _reporting_tqdm(report: Report, total: int) -> type[Any]:
+    """Returns a progress bar that draws nothing and reports bytes."""
+
+    class Reporting(tqdm):  # type: ignore[misc]
+        """Counts for the report what the hub client counts for its bar."""
+
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **(options | {"disable": True}))
+            self.unit = options.get("unit")
+
+        def update(self, n: float | None = 1) -> bool | None:
+            """Notes progress. Raises what the report raises."""
+            self.n += n or 0
+            if self.unit == "B":
+                report(Step.of_bytes(Phase.DOWNLOAD, int(self.n), total))
+            return None
+
+    return Reporting

@@ -1,0 +1,45 @@
+"""Weights on this machine, in the image or on a mounted volume: a folder, or a GGUF file, which is converted once into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelyard_runtime.errors import WeightsNotFound
+from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.sources import store
+
+
+def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report) -> Path:
+    """Returns a folder with config.json. Raises WeightsNotFound, and DownloadFailed on a cache that cannot be written."""
+    if path.is_file() and path.suffix == ".gguf":
+        return _converted(path, cache, stores, report)
+    if not path.exists():
+        raise WeightsNotFound(f"{path} does not exist", "check model.source; in a pod the path is one of the image or of a mounted volume")
+    if not path.is_dir():
+        raise WeightsNotFound(
+            f"{path} is neither a folder nor a .gguf file", "point model.source at a folder with config.json, or at a .gguf file"
+        )
+    if (path / "config.json").is_file():
+        return path
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return _converted(files[0], cache, stores, report)
+    remedy = "name the file" if files else "point model.source at the folder that holds config.json and *.safetensors"
+    raise WeightsNotFound(f"{path} holds no config.json and {len(files)} .gguf files", remedy)
+
+
+def _converted(file: Path, cache: Path, stores: Sequence[Path], report: Report) -> Path:
+    facts = file.stat()
+    key = hashlib.sha256(f"{file.resolve()}\n{facts.st_size}\n{facts.st_mtime_ns}".encode()).hexdigest()[:12]
+    entry = f"converted/{file.stem}-{key}"
+    found = store.find((*stores, cache), entry)
+    return found or store.publish(cache, entry, lambda target: _convert(file, target, report))
+
+
+def _convert(file: Path, target: Path, report: Report) -> None:
+    from modelyard_runtime.models import gguf  # noqa: PLC0415 - imports PyTorch
+
+    report(Step(Phase.CONVERT, 0.0))
+    gguf.convert(file, target, lambda fraction: report(Step(Phase.CONVERT, fraction)))

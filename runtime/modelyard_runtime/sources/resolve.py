@@ -1,0 +1,30 @@
+"""From a source to a folder with config.json, weights and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_never
+
+from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.sources import builtin, hub, local
+from modelyard_runtime.sources.source import Builtin, Hub, Local, parse
+
+
+def resolve(source: str, *, cache_dir: Path, model_dirs: Sequence[Path] = (), token: str | None = None, progress: Report) -> Path:
+    """Returns the folder of a source, fetched and converted into ``cache_dir`` where it is in none of the read-only ``model_dirs``.
+
+    Blocks; ``progress`` is called from this thread.
+    Raises ArgumentsInvalid, WeightsNotFound, Unauthorized, DownloadFailed or UnsupportedModel.
+    """
+    parsed = parse(source)
+    progress(Step(Phase.RESOLVE))
+    match parsed:
+        case Builtin(name):
+            return builtin.resolve(name, cache_dir, model_dirs, progress)
+        case Hub():
+            return hub.resolve(parsed, cache_dir, model_dirs, token, progress)
+        case Local(path):
+            return local.resolve(path, cache_dir, model_dirs, progress)
+        case _:
+            assert_never(parsed)

@@ -1,0 +1,67 @@
+"""What a source says: ``builtin://name``, ``hf://org/name[@revision]`` or ``file:///path``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelyard_runtime.errors import ArgumentsInvalid
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,127}")
+_FORMATS = "use hf://org/name[@revision], file:///path or builtin://name"
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A model of the catalogue."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A repository of the Hugging Face hub; ``revision`` is a branch, tag or commit."""
+
+    repository: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A folder, or a GGUF file."""
+
+    path: Path
+
+
+Source = Builtin | Hub | Local
+
+
+def parse(text: str) -> Source:
+    """Parses a source. Raises ArgumentsInvalid, saying which forms there are."""
+    scheme, found, rest = text.partition("://")
+    if not found or not rest:
+        raise ArgumentsInvalid(f"--model: {text!r} is not a source", _FORMATS)
+    if scheme == "builtin":
+        return Builtin(rest)
+    if scheme == "hf":
+        return _hub(text, rest)
+    if scheme == "file":
+        return _local(text, rest)
+    raise ArgumentsInvalid(f"--model: sources of kind {scheme}:// are not supported yet", _FORMATS)
+
+
+def _hub(text: str, rest: str) -> Hub:
+    repository, _, revision = rest.partition("@")
+    if not _REPOSITORY.fullmatch(repository) or ".." in rest:
+        raise ArgumentsInvalid(f"--model: {text!r} does not name a repository", "use hf://org/name or hf://org/name@revision")
+    if revision and not _REVISION.fullmatch(revision):
+        raise ArgumentsInvalid(f"--model: {revision!r} is not a revision", "use a branch, tag or commit after the @")
+    return Hub(repository, revision or "main")
+
+
+def _local(text: str, rest: str) -> Local:
+    if not rest.startswith("/"):
+        raise ArgumentsInvalid(f"--model: {text!r} is not absolute", f"write three slashes, as in file:///{rest}")
+    return Local(Path(rest))

@@ -1,0 +1,75 @@
+"""The model cache: folders that appear whole or not at all.
+
+A folder is made beside its place, under a lock shared by all processes of the cache, and renamed when it is complete. What a killed
+process left behind is removed by the next one that takes the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from modelyard_runtime.errors import DownloadFailed
+
+_STAGING = ".staging"
+_REMEDY = "free space there, or choose another folder with --cache-dir (in a cluster: a larger volume)"
+
+
+def find(stores: Iterable[Path], entry: str) -> Path | None:
+    """Returns the first of the stores' folders called ``entry``, or None."""
+    return next((store / entry for store in stores if (store / entry / "config.json").is_file()), None)
+
+
+def publish(cache: Path, entry: str, make: Callable[[Path], None]) -> Path:
+    """Returns the cache's folder called ``entry``, made by ``make`` when it is not there.
+
+    ``make`` gets a path that does not exist and creates a folder there. Raises DownloadFailed when the cache cannot be written.
+    """
+    place = cache / entry
+    with storage_errors(cache):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f".{place.name}.lock")):
+            if not place.is_dir():
+                staging = place.with_name(f"{_STAGING}-{place.name}")
+                discard(staging)
+                make(staging)
+                staging.rename(place)
+    return place
+
+
+def discard(folder: Path) -> None:
+    """Removes what an interrupted attempt left."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def ensure_space(folder: Path, needed: int) -> None:
+    """Raises DownloadFailed when the file system of ``folder`` has fewer than ``needed`` bytes free."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DownloadFailed(f"not enough disk space: {_size(needed)} are needed in {folder}, {_size(free)} are free", _REMEDY)
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns a full, read-only or forbidden disk into DownloadFailed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DownloadFailed(f"the disk of {folder} is full", _REMEDY) from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}:
+            cause = f"cannot write the model cache {folder}: {error.strerror}"
+            raise DownloadFailed(cause, "make it writable, or choose another folder with --cache-dir") from error
+        raise
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
