@@ -48,44 +48,66 @@ class ApiError(Exception):
 
 
 class InvalidRequest(ApiError):
+    """The request cannot be served as it is."""
+
     status, type, default_code = 400, "invalid_request_error", None
 
 
 class AuthenticationFailed(ApiError):
+    """The API key is missing or wrong."""
+
     status, type, default_code = 401, "authentication_error", "invalid_api_key"
 
 
 class ModelNotFound(ApiError):
+    """No model has that name."""
+
     status, type, default_code = 404, "invalid_request_error", "model_not_found"
 
 
 class UnknownPath(ApiError):
+    """There is no such path."""
+
     status, type, default_code = 404, "invalid_request_error", "unknown_url"
 
 
 class MethodNotAllowed(ApiError):
+    """The path exists, not for this method."""
+
     status, type, default_code = 405, "invalid_request_error", "method_not_allowed"
 
 
 class PayloadTooLarge(ApiError):
+    """The body exceeds the bound."""
+
     status, type, default_code = 413, "invalid_request_error", "request_too_large"
 
 
 class TooManyRequests(ApiError):
+    """The queue is full: try again later."""
+
     status, type, default_code = 429, "rate_limit_error", "queue_full"
 
 
 class InternalError(ApiError):
+    """A defect of ours; the log has the cause under the request id."""
+
     status, type, default_code = 500, "server_error", "internal_error"
 
 
 class BadGateway(ApiError):
+    """The runtime broke off or answered nonsense."""
+
     status, type, default_code = 502, "server_error", "upstream_failed"
 
 
 class Unavailable(ApiError):
+    """No replica can answer now."""
+
     status, type, default_code = 503, "server_error", "unavailable"
 
 
 class Timeout(ApiError):
+    """No answer within the bound."""
+
     status, type, default_code = 504, "timeout_error", "timeout"
