@@ -15,6 +15,7 @@ BUILTIN_MODELS ?= smollm2-135m-instruct all-minilm-l6-v2
 E2E_BUILD ?= docker build
 E2E_LOAD ?= kind load docker-image
 CLUSTER := ../shared/cluster/cluster
+CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
 .PHONY: help venv quickstart check test crds images load e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
@@ -62,17 +63,18 @@ check: .venv/dev.stamp ## Lint, format, types, import rules, generated files, th
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m modelyard.api.crd --check
-	diff -r crds charts/modelyard/files/crds
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && $(BIN)/python -m modelyard.api.crd "$$new/crds" "$$new/reference" && \
+	  diff -r "$$new/crds" crds && diff -r "$$new/reference" docs/reference && diff -r crds $(CHART_CRDS) || \
+	  { echo "generated files differ from the types: run make crds and commit what it writes" >&2; exit 1; }
 	@if command -v helm >/dev/null; then helm lint --strict charts/modelyard; else echo "helm is not here: the chart is linted by make e2e"; fi
 
 test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
 	$(BIN)/pytest -n auto $(PYTEST_ARGS)
 
-crds: .venv/dev.stamp ## Generate the custom resource definitions, and the chart's copy
-	$(BIN)/python -m modelyard.api.crd
-	mkdir -p charts/modelyard/files/crds
-	cp crds/*.yaml charts/modelyard/files/crds/
+crds: .venv/dev.stamp ## Generate the custom resource definitions, the chart's copy and the field reference
+	$(BIN)/python -m modelyard.api.crd crds docs/reference
+	mkdir -p $(CHART_CRDS)
+	cp crds/*.yaml $(CHART_CRDS)/
 
 # ---------------------------------------------------------------- on a cluster
 
