@@ -31,4 +31,5 @@ class ModelRecord:
 
     @property
     def name(self) -> str:
+        """The name without its namespace."""
         return self.key.partition("/")[2]

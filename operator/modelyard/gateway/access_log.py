@@ -1,0 +1,85 @@
+"""One line of JSON per request, written in batches away from the event loop.
+
+Standard output may block when nobody reads it. Lines then pile up to a bound, after which they are dropped and counted: the log gives
+way, never the requests. No header, no body and no query string is ever logged, as each may carry a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+
+from modelyard.gateway.exchange import Exchange
+
+_INTERVAL = 0.2
+_MOST_LINES = 100_000
+
+
+class AccessLog:
+    """Writes to a file descriptor."""
+
+    def __init__(self, descriptor: int = 1, *, enabled: bool = True):
+        self.lost = 0
+        self._descriptor = descriptor
+        self._enabled = enabled
+        self._lines: list[bytes] = []
+        self._writer = ThreadPoolExecutor(1, "access-log")
+        self._writing: asyncio.Future[None] | None = None
+
+    def note(self, exchange: Exchange, seconds: float) -> None:
+        """Adds a request that is over; ``seconds`` is what it took."""
+        if not self._enabled:
+            return
+        if len(self._lines) >= _MOST_LINES:
+            self.lost += 1
+            return
+        self._lines.append(_line(exchange, seconds))
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write_soon())
+
+    async def close(self) -> None:
+        """Writes what is left."""
+        if self._writing is not None:
+            await self._writing
+        self._writer.shutdown(wait=False)
+
+    async def _write_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._lines:
+            await asyncio.sleep(_INTERVAL)
+            batch, self._lines = self._lines, []
+            await loop.run_in_executor(self._writer, _write_all, self._descriptor, batch)
+        self._writing = None
+
+
+def _write_all(descriptor: int, lines: list[bytes]) -> None:
+    data = memoryview(b"".join(lines))
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _line(exchange: Exchange, seconds: float) -> bytes:
+    request = exchange.request
+    endpoint = exchange.endpoint
+    line = {
+        "time": time.time(),
+        "logger": "access",
+        "requestId": request.id.decode(),
+        "method": request.method.decode(),
+        "path": request.target.partition(b"?")[0].decode("ascii", "replace"),
+        "model": exchange.record.key if exchange.record else None,
+        "endpoint": f"{endpoint.host}:{endpoint.port}" if endpoint else None,
+        "status": exchange.status,
+        "bytes": exchange.bytes_sent,
+        "seconds": round(seconds, 6),
+        "firstByteSeconds": round(exchange.first_byte_at - request.received_at, 6) if exchange.first_byte_at else None,
+    }
+    if exchange.held_seconds:
+        line["heldSeconds"] = round(exchange.held_seconds, 3)
+    if exchange.error:
+        line["error"] = exchange.error.message
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,194 @@
+"""The leg to the clients: one connection, its requests one after the other, and the clocks that bound a slow client.
+
+A task per connection serves its requests in order. When the client leaves, or a time runs out, the task is cancelled, and everything that
+the request held (replica, upstream connection, place in a queue) is let go on the way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from modelyard.api.errors import ApiError, Timeout
+from modelyard.gateway import wire
+from modelyard.gateway.exchange import Exchange, Request
+from modelyard.gateway.reader import RequestReader
+
+if TYPE_CHECKING:
+    from modelyard.gateway.service import Service
+    from modelyard.gateway.upstream import UpstreamConnection
+
+_LINGER = 3.0
+
+
+class Downstream(asyncio.Protocol):
+    """A client's connection."""
+
+    __slots__ = (
+        "_arrived", "_exchange", "_idle_since", "_linger_until", "_paused_reading", "_reader", "_requests", "_service", "_source",
+        "_stalled_since", "_task", "_transport", "_writable", "now",
+    )  # fmt: skip
+
+    def __init__(self, service: Service):
+        self._service = service
+        self.now = service.now
+        self._transport: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._requests: deque[Request] = deque()
+        self._arrived: asyncio.Future[None] | None = None
+        self._exchange: Exchange | None = None
+        self._source: UpstreamConnection | None = None
+        self._reader = RequestReader(service.limits, service.stats, self._deliver, self._send_continue)
+        self._idle_since = 0.0
+        self._linger_until: float | None = None
+        self._stalled_since: float | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused_reading = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is stopping, so that this connection should not be used again."""
+        return self._service.draining
+
+    @property
+    def debug_headers(self) -> bool:
+        """Whether answers name the replica."""
+        return self._service.settings.debug_headers
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being served or coming in."""
+        return self._exchange is not None or bool(self._requests) or self._reader.deadline != float("inf")
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes to the client."""
+        self._transport.write(data)
+
+    def slow_down(self, source: UpstreamConnection | None) -> None:
+        """Names the upstream connection that is to stop reading while the client does not read."""
+        if self._stalled_since is not None:
+            if source is not None:
+                source.pause_reading()
+            elif self._source is not None:
+                self._source.resume_reading()
+        self._source = source
+
+    def interrupt(self, error: ApiError) -> None:
+        """Ends the current request with an error."""
+        if self._exchange is not None and self._exchange.interruption is None and self._task is not None:
+            self._exchange.interruption = error
+            self._task.cancel()
+
+    def abort(self) -> asyncio.Task[None] | None:
+        """Ends the connection at once; returns the task that is ending with it."""
+        self._transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
+    def check(self, now: float) -> None:
+        """Acts on the clocks that ran out; called a few times a second."""
+        if self._stalled_since is not None and now - self._stalled_since > self._service.stall_seconds:
+            self._transport.abort()
+        elif self._linger_until is not None:
+            if now >= self._linger_until:
+                self._transport.abort()
+        elif self._exchange is not None:
+            if now >= self._exchange.deadline:
+                self.interrupt(Timeout("The model did not finish its answer in time (limits.requestTimeout)."))
+        elif now >= self._reader.deadline:
+            self._reader.expire()
+        elif not self.busy and (self._service.draining or now - self._idle_since > self._service.idle_seconds):
+            self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Starts the connection's task."""
+        self._transport = transport
+        self._idle_since = self.now()
+        if self._service.enter(self):
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+        else:
+            transport.abort()  # type: ignore[attr-defined]  # a Transport, as in every connection of a server
+
+    def data_received(self, data: bytes) -> None:
+        """Parses; a client that sends requests ahead is not read until they are answered."""
+        self._reader.feed(data, self.now())
+        if self._requests and self._exchange is not None and not self._paused_reading:
+            self._paused_reading = True
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Lets everything go."""
+        self._service.leave(self)
+        self._reader.discard()
+        for request in self._requests:
+            self._service.stats.buffered_bytes -= len(request.body)
+        self._requests.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """Stops the upstream: the client does not read."""
+        self._stalled_since = self.now()
+        if self._source is not None:
+            self._source.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Lets the upstream go on."""
+        self._stalled_since = None
+        if self._source is not None:
+            self._source.resume_reading()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def _deliver(self, request: Request) -> None:
+        self._requests.append(request)
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _send_continue(self) -> None:
+        if self._exchange is None and not self._requests:
+            self._transport.write(wire.CONTINUE)
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                exchange = Exchange(await self._next(), self)
+                self._exchange = exchange
+                try:
+                    await self._service.handle(exchange)
+                finally:
+                    self._exchange = None
+                if exchange.close:
+                    self._end(exchange)
+                    return
+                await self._until_writable()
+                self._idle_since = self.now()
+        except asyncio.CancelledError:
+            # The client has left: what is cancelled ends here.
+            self._transport.abort()
+
+    async def _next(self) -> Request:
+        while not self._requests:
+            if self._paused_reading:
+                self._paused_reading = False
+                self._transport.resume_reading()
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+        return self._requests.popleft()
+
+    async def _until_writable(self) -> None:
+        if self._stalled_since is not None:
+            self._writable = asyncio.get_running_loop().create_future()
+            await self._writable
+
+    def _end(self, exchange: Exchange) -> None:
+        """Closes; after a refused request not before the client had a chance to read why, as it may still be sending."""
+        if exchange.request.error is None or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._linger_until = self.now() + _LINGER

@@ -1,0 +1,163 @@
+"""One request and its answer: whatever writes to a client writes through here, so that framing is decided in one place.
+
+An answer is started once: by the upstream's head, by a keepalive that had to come first, or by an error. What arrives from the
+upstream is gathered during one turn of the event loop and leaves in one write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelyard.api.errors import ApiError
+from modelyard.gateway import wire
+
+if TYPE_CHECKING:
+    from modelyard.gateway.downstream import Downstream
+    from modelyard.gateway.metrics import ModelStats
+    from modelyard.gateway.types import Endpoint, ModelRecord
+    from modelyard.gateway.upstream import UpstreamConnection
+
+_KEEPALIVE = b": waiting for a replica\n\n"
+
+
+@dataclass(slots=True)
+class Request:
+    """A request as the client sent it. ``lines`` are the header lines that go on, each with CR LF; ``error`` is why it cannot be served."""
+
+    method: bytes
+    target: bytes
+    lines: bytes
+    body: bytes
+    id: bytes
+    received_at: float
+    http10: bool = False
+    close: bool = False
+    error: ApiError | None = None
+
+
+class Exchange:
+    """A request and the state of its answer. Times are in seconds, on the monotonic clock."""
+
+    __slots__ = (
+        "_chunked", "_downstream", "_early", "_head", "_pieces", "_sse", "_tail", "bytes_sent", "close", "deadline", "endpoint", "error",
+        "first_byte_at", "held_seconds", "interruption", "record", "relayed", "request", "started", "stats", "status", "streaming",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, downstream: Downstream):
+        self.request = request
+        self.started = False
+        self.relayed = False
+        self.streaming = False
+        self.close = request.close
+        self.status = 0
+        self.bytes_sent = 0
+        self.first_byte_at = 0.0
+        self.held_seconds = 0.0
+        self.deadline = float("inf")
+        self.error: ApiError | None = None
+        self.interruption: ApiError | None = None
+        self.record: ModelRecord | None = None
+        self.stats: ModelStats | None = None
+        self.endpoint: Endpoint | None = None
+        self._downstream = downstream
+        self._head = b""
+        self._pieces: list[bytes] = []
+        self._tail = b""
+        self._chunked = False
+        self._sse = False
+        self._early = False
+
+    # Written by the upstream's leg.
+
+    def passes(self, status: int, sse: bool) -> bool:
+        """Says whether an upstream's answer goes to the client as it comes; others are kept whole, to be judged first."""
+        return status != 503 and (not self._early or (status == 200 and sse))
+
+    def relay(self, status: int, lines: list[bytes], length: int | None, sse: bool) -> None:
+        """Begins to pass an upstream's answer on: from here no other replica can be tried."""
+        self.relayed = True
+        if not self._early:
+            self._open(status, lines, length, sse)
+
+    def body(self, data: bytes) -> None:
+        """Adds a piece of the body."""
+        self._pieces.append(data)
+
+    def flush(self, ended: bool = False) -> None:
+        """Sends what was gathered; with ``ended`` the answer is complete."""
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if data:
+            self.bytes_sent += len(data)
+            self._tail = data
+            self._pieces = []
+            if self._chunked:
+                data = wire.chunk(data)
+        if ended and self._chunked:
+            data += wire.LAST_CHUNK
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data:
+            self._downstream.write(data)
+
+    def reads_from(self, source: UpstreamConnection | None) -> None:
+        """Names the connection to slow down while the client does not read."""
+        self._downstream.slow_down(source)
+
+    # Written by the gateway itself.
+
+    def keepalive(self) -> None:
+        """Sends a comment to a streaming client that waits; the first one opens the answer."""
+        if not self._early:
+            self._open(200, [wire.SSE_TYPE], None, True)
+            self._early = True
+        self.body(_KEEPALIVE)
+        self.flush()
+
+    def replay(self, answer: wire.Answer) -> None:
+        """Sends a whole answer; a client that was kept alive gets it as an event."""
+        if self._early:
+            self.body(b"data: %b\n\n" % answer.body.replace(b"\n", b" ").strip())
+        else:
+            head_only = self.request.method == b"HEAD"
+            self._open(answer.status, [answer.lines], len(answer.body), False)
+            self.body(b"" if head_only else answer.body)
+        self.flush(ended=True)
+
+    def fail(self, error: ApiError) -> None:
+        """Ends the answer with an error, visibly: as the answer, as an event, or by cutting the connection short of the end."""
+        self.error = error
+        if not self.started or (self._early and not self.relayed):
+            self.replay(wire.error_answer(error))
+            return
+        self.close = True
+        if self._sse and self._chunked:
+            separator = b"" if self._tail.endswith((b"\n\n", b"\r\n\r\n")) else b"\n\n"
+            self.body(separator + wire.error_event(error))
+            self.flush()
+
+    def _open(self, status: int, lines: list[bytes], length: int | None, sse: bool) -> None:
+        """Begins the answer; ``length`` is the body's in bytes, or None when only its end will tell."""
+        self.started = True
+        self.status = status
+        self.first_byte_at = self._downstream.now()
+        self._sse = sse
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self.request.http10:
+            framing, self.close = b"", True
+        else:
+            framing, self._chunked = wire.CHUNKED, True
+        self._head = b"%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
+            wire.status_line(status), b"".join(lines), framing, self.request.id, self._debug_line(), self._closing_line(),
+        )  # fmt: skip
+
+    def _debug_line(self) -> bytes:
+        if self.endpoint is None or not self._downstream.debug_headers:
+            return b""
+        return f"x-modelyard-endpoint: {self.endpoint.host}:{self.endpoint.port}\r\n".encode()
+
+    def _closing_line(self) -> bytes:
+        if self._downstream.draining:
+            self.close = True
+        return wire.CLOSE if self.close else b""

@@ -1,0 +1,163 @@
+"""What happens to a request: routed, forwarded, counted. `forward` is the heart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from urllib.parse import unquote_to_bytes
+
+from modelyard.api.errors import ApiError, BadGateway, InternalError, MethodNotAllowed, UnknownPath
+from modelyard.gateway import catalogue
+from modelyard.gateway.access_log import AccessLog
+from modelyard.gateway.balancer import Balancer, Target
+from modelyard.gateway.demand import Changes
+from modelyard.gateway.directory import Directory
+from modelyard.gateway.downstream import Downstream
+from modelyard.gateway.errors import ClientClosed, Draining, UpstreamFailed
+from modelyard.gateway.exchange import Exchange
+from modelyard.gateway.metrics import GatewayStats
+from modelyard.gateway.model_name import read_wanted
+from modelyard.gateway.reader import Limits
+from modelyard.gateway.settings import GatewaySettings
+
+_log = logging.getLogger(__name__)
+_MODELS = b"/v1/models"
+
+
+class Service:
+    """Everything that the connections share."""
+
+    def __init__(self, settings: GatewaySettings, directory: Directory, access_log: AccessLog):
+        self.settings = settings
+        self.limits = Limits.of(settings)
+        self.idle_seconds = settings.idle_timeout.total_seconds()
+        self.stall_seconds = settings.stall_timeout.total_seconds()
+        self.now = time.monotonic
+        self.stats = GatewayStats()
+        self.changes = Changes()
+        self.balancer = Balancer(directory, settings, self.changes)
+        self.connections: set[Downstream] = set()
+        self.draining = False
+        self._idle = asyncio.Event()
+        self.access_log = access_log
+        self._directory = directory
+
+    def enter(self, connection: Downstream) -> bool:
+        """Takes a connection in; False when there are too many."""
+        self.connections.add(connection)
+        self.stats.connections = len(self.connections)
+        return self.stats.connections <= self.settings.max_connections
+
+    def leave(self, connection: Downstream) -> None:
+        """Forgets a connection."""
+        self.connections.discard(connection)
+        self.stats.connections = len(self.connections)
+        if not self.connections:
+            self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Waits until no connection is left."""
+        while self.connections:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def abort_connections(self) -> None:
+        """Closes every client connection at once, and waits until their tasks are over."""
+        tasks = [connection.abort() for connection in self.connections]
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answers a request, whatever happens; raises CancelledError when the client has left."""
+        try:
+            await self._route(exchange)
+        except ApiError as error:
+            exchange.fail(error)
+        except asyncio.CancelledError:
+            if exchange.interruption is None:
+                exchange.error = ClientClosed("The client left.")
+                exchange.status = exchange.status or ClientClosed.status
+                raise
+            _uncancel()
+            exchange.fail(exchange.interruption)
+        except Exception:  # noqa: BLE001  (a bug costs one request, is logged whole, and is not hidden from the client)
+            _log.exception("request %s failed", exchange.request.id.decode())
+            exchange.fail(InternalError("The gateway failed; its log has the cause under this request id."))
+        finally:
+            self._finish(exchange)
+
+    async def _route(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.error is not None:
+            raise request.error
+        path = request.target.partition(b"?")[0]
+        method = request.method
+        if path == _MODELS or path.startswith(b"/v1/models/"):
+            if method not in (b"GET", b"HEAD"):
+                raise MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use GET.")
+            name = unquote_to_bytes(path[len(_MODELS) + 1 :]).decode("utf-8", "replace")
+            exchange.replay(catalogue.show_model(self._directory, name) if name else catalogue.list_models(self._directory))
+        elif not path.startswith(b"/v1/") or b".." in path:
+            raise UnknownPath(f"Unknown path {_text(path)}. The API is under /v1.")
+        elif method != b"POST":
+            raise MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use POST.")
+        else:
+            await self.forward(exchange)
+
+    async def forward(self, exchange: Exchange) -> None:
+        """Passes a request to a replica of its model and the answer back, as both come.
+
+        A replica that fails before the first byte of an answer costs one retry on another: generation has no side effects.
+        """
+        wanted = await read_wanted(exchange.request.body)
+        record = self._directory.resolve(wanted.model)
+        group = self.balancer.group(record)
+        exchange.record, exchange.stats, exchange.streaming = record, group.stats, wanted.stream
+        failed: Target | None = None
+        while True:
+            async with group.acquire(exchange, failed) as target:
+                exchange.endpoint = target.endpoint
+                exchange.deadline = self.now() + record.request_timeout
+                try:
+                    await target.pool.send(exchange, group.model)
+                    target.failures = 0
+                    return
+                except UpstreamFailed as failure:
+                    group.eject(target, failure)
+                    group.stats.fail(failure.kind)
+                    if exchange.relayed or failed is not None:
+                        _give_up(exchange, failure)
+                        return
+                    failed = target
+            group.stats.retries += 1
+
+    def _finish(self, exchange: Exchange) -> None:
+        request = exchange.request
+        self.stats.buffered_bytes -= len(request.body)
+        seconds = self.now() - request.received_at
+        stats = exchange.stats
+        if stats is None:
+            stats = self.stats.unrouted
+        elif exchange.first_byte_at:
+            stats.first_byte.observe(exchange.first_byte_at - request.received_at)
+        if exchange.held_seconds:
+            stats.held.observe(exchange.held_seconds)
+        stats.finish(exchange.status, seconds)
+        self.access_log.note(exchange, seconds)
+
+
+def _give_up(exchange: Exchange, failure: UpstreamFailed) -> None:
+    if isinstance(failure, Draining):
+        exchange.replay(failure.answer)
+    else:
+        exchange.fail(BadGateway(f"The replica that served the request failed: {failure}."))
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
+
+
+def _text(path: bytes) -> str:
+    return path[:256].decode("ascii", "replace")

@@ -1,0 +1,277 @@
+"""The leg to the replicas: connections that carry one request at a time, and the pool that keeps them for the next.
+
+A replica may close an idle connection just as it is taken for a request. Such a request is sent again at once on a fresh connection:
+the replica has not seen it. Everything else that fails is told to the caller, who knows about other replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import monotonic
+from typing import Any
+
+import httptools
+import orjson
+
+from modelyard.gateway import wire
+from modelyard.gateway.errors import ConnectFailed, ConnectionLost, Draining, InvalidAnswer, UpstreamFailed
+from modelyard.gateway.exchange import Exchange
+from modelyard.gateway.types import Endpoint
+
+_MAX_HEAD = 64 * 1024
+_MAX_KEPT = 256 * 1024
+_JOINED = 64 * 1024
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection to a replica. Between requests it has no exchange, and anything that arrives then ends it."""
+
+    __slots__ = (
+        "_chunked", "_done", "_exchange", "_kept", "_length", "_lines", "_parser", "_read", "_sse", "_status", "_transport",
+        "closed", "idle_since", "reusable",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: Any = None
+        self._exchange: Exchange | None = None
+        self._done: asyncio.Future[wire.Answer | None] | None = None
+        self.closed = False
+        self.reusable = False
+        self.idle_since = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lines: list[bytes] = []
+        self._length: int | None = None
+        self._chunked = False
+        self._sse = False
+        self._status = 0
+        self._read = 0
+        self._kept: bytearray | None = None
+
+    async def send(self, head: bytes, body: bytes, exchange: Exchange) -> wire.Answer | None:
+        """Sends a request and passes the answer on; returns it instead when it has to be judged first. Raises UpstreamFailed."""
+        self._reset()
+        self.reusable = False
+        self._exchange = exchange
+        self._done = asyncio.get_running_loop().create_future()
+        if len(body) <= _JOINED:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        exchange.reads_from(self)
+        try:
+            return await self._done
+        finally:
+            exchange.reads_from(None)
+            self._exchange = self._done = None
+            if not self.reusable:
+                self.abort()
+
+    @property
+    def answered(self) -> bool:
+        """Whether any byte of an answer has come."""
+        return self._read > 0
+
+    def abort(self) -> None:
+        """Ends the connection at once; the replica sees that nobody waits any more."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Stops reading, because the client does not."""
+        if not self.closed:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        if not self.closed:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parses a part of the answer and passes it on in one write."""
+        exchange = self._exchange
+        if exchange is None:
+            self.abort()
+            return
+        self._read += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(InvalidAnswer(f"the replica's answer is not valid HTTP: {error}"))
+            return
+        if not self._status and self._read > _MAX_HEAD:
+            self._fail(InvalidAnswer(f"the head of the replica's answer passes {_MAX_HEAD} bytes"))
+        elif self._exchange is not None and self._kept is None:
+            exchange.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the exchange: well, when the end of the connection is what ends the body, else by ConnectionLost."""
+        self.closed = True
+        if self._exchange is None:
+            return
+        if exc is None and self._status and self._length is None and not self._chunked:
+            self.on_message_complete()
+        else:
+            self._fail(ConnectionLost("the replica closed the connection before its answer was complete"))
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps a header line, or what it means for this hop."""
+        lowered = name.lower()
+        if lowered == b"content-type":
+            self._sse = wire.is_event_stream(value)
+        elif lowered in wire.ANSWER_ENDS_HERE:
+            if lowered == b"content-length":
+                self._length = int(value)
+            elif lowered == b"transfer-encoding":
+                self._chunked = True
+            return
+        self._lines.append(name + b": " + value + b"\r\n")
+
+    def on_headers_complete(self) -> None:
+        """Opens the client's answer, or begins to keep this one."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._lines = []
+            return
+        self._status = status
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.passes(status, self._sse):
+            length = 0 if status in (204, 304) else None if self._chunked else self._length
+            exchange.relay(status, self._lines, length, self._sse)
+        else:
+            self._kept = bytearray()
+
+    def on_body(self, data: bytes) -> None:
+        """Passes a piece of the body on, or keeps it."""
+        if self._kept is None:
+            assert self._exchange is not None
+            self._exchange.body(data)
+        else:
+            self._kept += data
+            if len(self._kept) > _MAX_KEPT:
+                self._fail(InvalidAnswer(f"the replica's {self._status} answer passes {_MAX_KEPT} bytes"))
+
+    def on_message_complete(self) -> None:
+        """Ends the exchange."""
+        done = self._done
+        if not self._status or done is None or done.done():
+            return
+        self.reusable = not self.closed and self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
+        if self._kept is None:
+            assert self._exchange is not None
+            self._exchange.flush(ended=True)
+            self._exchange = None
+            done.set_result(None)
+        else:
+            done.set_result(wire.Answer(self._status, b"".join(self._lines), bytes(self._kept)))
+
+    def _fail(self, failure: UpstreamFailed) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(failure)
+        self._exchange = None
+
+
+class Pool:
+    """Connections to one replica. The one used last is taken first, so that the others grow old and are dropped."""
+
+    __slots__ = ("_connect_timeout", "_host", "_idle", "endpoint", "open")
+
+    def __init__(self, endpoint: Endpoint, connect_timeout: float):
+        self.endpoint = endpoint
+        self.open = True
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        self._host = f"{host}:{endpoint.port}".encode()
+        self._connect_timeout = connect_timeout
+        self._idle: deque[UpstreamConnection] = deque()
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return len(self._idle)
+
+    async def send(self, exchange: Exchange, model: bytes) -> None:
+        """Passes a request on and its answer back; raises UpstreamFailed, after which `exchange.relayed` says what is left to do."""
+        request = exchange.request
+        head = b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-modelyard-model: %b\r\n%b\r\n" % (
+            request.method, request.target, self._host, len(request.body), request.id, model, request.lines,
+        )  # fmt: skip
+        connection = self._take()
+        if connection is not None:
+            try:
+                self._judge(await connection.send(head, request.body, exchange), exchange)
+                return
+            except ConnectionLost:
+                if connection.answered:
+                    raise
+            finally:
+                self._keep(connection)
+        connection = await self._connect()
+        try:
+            self._judge(await connection.send(head, request.body, exchange), exchange)
+        finally:
+            self._keep(connection)
+
+    def drop_idle(self, before: float) -> None:
+        """Closes the connections that have been idle since before a time on the monotonic clock."""
+        while self._idle and self._idle[0].idle_since < before:
+            self._idle.popleft().abort()
+
+    def shut(self) -> None:
+        """Closes the idle connections and keeps no more; those in use go on to the end of their answers."""
+        self.open = False
+        self.drop_idle(float("inf"))
+
+    def _take(self) -> UpstreamConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    def _keep(self, connection: UpstreamConnection) -> None:
+        if connection.closed:
+            return
+        if self.open:
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    async def _connect(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await loop.create_connection(UpstreamConnection, self.endpoint.host, self.endpoint.port)
+                return connection
+        except TimeoutError:
+            raise ConnectFailed(f"no connection within {self._connect_timeout:g} s") from None
+        except OSError as error:
+            raise ConnectFailed(f"no connection: {error}") from None
+
+    @staticmethod
+    def _judge(answer: wire.Answer | None, exchange: Exchange) -> None:
+        if answer is None:
+            return
+        if answer.status == 503 and _is_draining(answer.body):
+            raise Draining(answer)
+        exchange.replay(answer)
+
+
+def _is_draining(body: bytes) -> bool:
+    try:
+        return bool(orjson.loads(body)["error"]["code"] == "draining")
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return False

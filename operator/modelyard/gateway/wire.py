@@ -1,0 +1,81 @@
+"""HTTP/1.1 as bytes: the pure functions behind both legs.
+
+Heads are taken apart by httptools and always written anew, with our own framing: nothing that two parsers could read in two ways
+passes through. Format: RFC 9112; hop-by-hop fields: RFC 9110 §7.6.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from modelyard.api.errors import ApiError
+from modelyard.api.names import ENDPOINT_HEADER, MODEL_HEADER, REQUEST_ID_HEADER
+
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+#: Request fields that end here. The key belongs to the gateway: a runtime needs none, so that no log of one can hold it.
+REQUEST_ENDS_HERE = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"authorization",
+    b"proxy-authorization",
+    b"cookie",
+    REQUEST_ID_HEADER.encode(),
+    MODEL_HEADER.encode(),
+    ENDPOINT_HEADER.encode(),
+    b"x-modelyard-usage",
+}
+#: Answer fields that end here, to be written anew.
+ANSWER_ENDS_HERE = HOP_BY_HOP | {b"content-length", REQUEST_ID_HEADER.encode(), ENDPOINT_HEADER.encode()}
+
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+JSON_TYPE = b"content-type: application/json\r\n"
+SSE_TYPE = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+CLOSE = b"connection: close\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: the status, its header lines (each with CR LF) and the body."""
+
+    status: int
+    lines: bytes
+    body: bytes
+
+
+def status_line(status: int) -> bytes:
+    """Returns the status line, for codes unknown to the standard library too."""
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
+
+
+def chunk(data: bytes) -> bytes:
+    """Returns ``data``, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def without_nominated(lines: list[bytes], connection: bytes) -> list[bytes]:
+    """Drops the header lines that the ``Connection`` field names as meant for one hop."""
+    nominated = tuple(token.strip() + b":" for token in connection.lower().split(b",") if token.strip())
+    return [line for line in lines if not line.lower().startswith(nominated)]
+
+
+def error_answer(error: ApiError) -> Answer:
+    """Returns an error as clients of OpenAI's API expect it."""
+    lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in error.headers().items())
+    return Answer(error.status, JSON_TYPE + lines, error.to_json())
+
+
+def error_event(error: ApiError) -> bytes:
+    """Returns an error as a server-sent event, for a stream whose head is already out."""
+    return b"data: %b\n\n" % error.to_json()
+
+
+def is_event_stream(content_type: bytes) -> bool:
+    """Says whether a ``Content-Type`` is that of server-sent events."""
+    return content_type[:17].lower() == b"text/event-stream"
