@@ -8,8 +8,6 @@ from pathlib import Path
 import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
-#: Processor flags with which bfloat16 matrix products run in hardware.
-_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
 def available_memory() -> int:
@@ -43,9 +41,9 @@ def processor_flags() -> frozenset[str]:
     return frozenset(found.partition(":")[2].split())
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware."""
-    return bool(processor_flags() & _BFLOAT16_FLAGS)
+def has_matrix_units() -> bool:
+    """Whether the processor has matrix units for bfloat16 (Intel's AMX)."""
+    return "amx_bf16" in processor_flags()
 
 
 def _reclaimable() -> int:

@@ -1,5 +1,6 @@
 """Loading a causal language model from a folder: data type by device, threads by cores, weights laid out for the library's kernels."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
-from modelyard_runtime.hardware import has_bfloat16, usable_cores
+from modelyard_runtime.hardware import has_matrix_units, usable_cores
+from modelyard_runtime.models.packing import can_pack, pack
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -51,7 +54,11 @@ def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress)
     tokenizer = _tokenizer(folder)
     progress(0.1)
     model = _weights(folder, config, chosen, target)
+    progress(0.7)
+    if can_pack(chosen, target):
+        pack(model)
     progress(1.0)
+    logger.info("loaded %s in %s on %s", type(model).__name__, str(chosen).removeprefix("torch."), target)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -75,13 +82,17 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Returns the data type by name; ``auto`` takes what the device computes well. Raises ArgumentsInvalid."""
+    """Returns the data type by name; ``auto`` takes what the device computes well. Raises ArgumentsInvalid.
+
+    On CPU that is float32 unless the processor has matrix units: measured with avx512_bf16 alone, bfloat16 decodes 8 rows in 0.87 of
+    float32's time and reads prompts in 1.57 of it, and its answers are less exact.
+    """
     if dtype != "auto":
         if dtype not in _DTYPES:
             raise ArgumentsInvalid(f"--dtype={dtype} is none of auto, {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
     if device.type == "cpu":
-        return torch.bfloat16 if has_bfloat16() else torch.float32
+        return torch.bfloat16 if has_matrix_units() else torch.float32
     return torch.bfloat16
 
 
