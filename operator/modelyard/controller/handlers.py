@@ -29,8 +29,13 @@ class Backoffs:
 async def run(operator: "Operator", watch_namespace: str) -> None:
     """Runs until SIGTERM or SIGINT; raises whatever ended it otherwise."""
     everywhere = not watch_namespace
+    identity: Any = operator.settings.identity  # kopf would ask for the user's name, and the user of a pod has none
     await kopf.operator(
-        registry=registry(operator), standalone=True, clusterwide=everywhere, namespaces=() if everywhere else (watch_namespace,)
+        registry=registry(operator),
+        standalone=True,
+        clusterwide=everywhere,
+        namespaces=() if everywhere else (watch_namespace,),
+        identity=identity,
     )
 
 
