@@ -16,10 +16,11 @@ from modelyard_runtime.api import sse
 from modelyard_runtime.api.access import generation
 from modelyard_runtime.api.fields import Body, Ignored, SamplingBody, Tokens, invalid, unsupported
 from modelyard_runtime.api.responses import json_response
+from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch, usage
 from modelyard_runtime.models.chat import TextDelta
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 def _text(value: Any) -> Any:
@@ -92,7 +93,7 @@ class ChatBody(SamplingBody):
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
-            raise invalid("max_tokens and max_completion_tokens differ; send max_completion_tokens alone")
+            raise invalid("max_tokens and max_completion_tokens differ; send max_completion_tokens alone", "max_completion_tokens")
         return self
 
 

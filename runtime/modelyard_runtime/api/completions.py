@@ -18,11 +18,12 @@ from modelyard_runtime.api.access import generation
 from modelyard_runtime.api.fields import SamplingBody, unsupported
 from modelyard_runtime.api.inputs import Inputs
 from modelyard_runtime.api.responses import json_response
+from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch, usage
 from modelyard_runtime.models.chat import TextDelta
 from modelyard_runtime.serving.generation import GenerationService
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 # OpenAI's default for this endpoint.
 _MAX_TOKENS = 16

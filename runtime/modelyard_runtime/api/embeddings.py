@@ -16,8 +16,9 @@ from modelyard_runtime.api.access import embedding
 from modelyard_runtime.api.fields import Body, Ignored, ModelName
 from modelyard_runtime.api.inputs import Inputs
 from modelyard_runtime.api.responses import json_response
+from modelyard_runtime.api.route import StrictRoute
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 class EmbeddingBody(Body):

@@ -30,9 +30,9 @@ def unsupported(*accepted: object) -> AfterValidator:
     return AfterValidator(check)
 
 
-def invalid(text: str) -> PydanticCustomError:
-    """Returns an error with the words that a client sees."""
-    return PydanticCustomError("invalid_value", "{text}", {"text": text})
+def invalid(text: str, param: str = "") -> PydanticCustomError:
+    """Returns an error with the words that a client sees. ``param`` names the field where the error is not raised at one."""
+    return PydanticCustomError("invalid_value", "{text}", {"text": text, "param": param})
 
 
 def _as_list(value: Any) -> Any:
@@ -85,7 +85,7 @@ class SamplingBody(Body):
     @model_validator(mode="after")
     def _options_need_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError("stream_options", "{text}", {"text": "only allowed with stream: true", "param": "stream_options"})
+            raise invalid("only allowed with stream: true", "stream_options")
         return self
 
     @property

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MAX_HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 30.0
+_LINGER_SECONDS = 1.0
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -17,6 +18,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _refused = False
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -31,6 +33,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
+        if self._refused:
+            return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -68,14 +72,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(408, f"The request's headers did not arrive within {_HEAD_SECONDS:g} s.")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers and closes, unless an answer to an earlier request of the connection is under way."""
+        """Answers and closes; only closes where another answer is under way or due on the connection."""
         self._stop_timer()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refused:
             return
-        if self.cycle is None or self.cycle.response_complete:
-            body = json.dumps(
-                {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_http"}}
-            ).encode()
-            head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(head % (status, _PHRASES[status], len(body)) + body)
-        self.transport.close()
+        between = self.cycle is None or self.cycle.response_complete
+        if between or not (self.cycle.response_started or self.pipeline):
+            self.transport.write(_answer(status, message))
+        if between:
+            # What the client still sends is read and dropped for a moment: closing at once would reset the connection,
+            # and the answer would be lost.
+            self._refused = True
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
+
+
+def _answer(status: int, message: str) -> bytes:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_http"}}).encode()
+    head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+    return head % (status, _PHRASES[status], len(body)) + body

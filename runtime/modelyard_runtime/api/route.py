@@ -1,0 +1,32 @@
+"""Routes whose bodies are strict JSON: no NaN, no Infinity, no lone surrogates, nesting bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+
+class StrictRequest(Request):
+    """A request whose JSON orjson reads."""
+
+    async def json(self) -> Any:
+        """Returns the body's value. Raises json.JSONDecodeError, which FastAPI makes a validation error of."""
+        return orjson.loads(await self.body())
+
+
+class StrictRoute(APIRoute):
+    """A route of strict requests."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns FastAPI's handler, given strict requests."""
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(StrictRequest(request.scope, request.receive))
+
+        return strict

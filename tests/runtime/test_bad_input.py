@@ -1,0 +1,266 @@
+"""Bad input: each row gets its status, error type, param or code and words; the server is unharmed and serves the next request."""
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+HELLO = [{"role": "user", "content": "Hello"}]
+CHAT = {"model": "tiny-chat", "messages": HELLO, "max_tokens": 2}
+TEXT = {"model": "tiny-chat", "prompt": "Hello", "max_tokens": 2}
+VECTOR = {"model": "tiny-embed", "input": "Hello"}
+
+# (body, param, code, words of the message)
+CHAT_ROWS: list[tuple[Any, str | None, str | None, str]] = [
+    ({}, "model", "missing_required_parameter", "Missing required parameter"),
+    ({"model": "tiny-chat"}, "messages", "missing_required_parameter", "Missing required parameter: 'messages'"),
+    ([], None, "invalid_type", "must be a JSON object"),
+    ("text", None, "invalid_type", "must be a JSON object"),
+    (None, None, None, "JSON object"),
+    ({**CHAT, "model": 5}, "model", "invalid_type", "expected a string, got 5"),
+    ({**CHAT, "model": ""}, "model", "invalid_value", "at least 1 character"),
+    ({**CHAT, "messages": []}, "messages", "invalid_value", "at least 1 element"),
+    ({**CHAT, "messages": "Hello"}, "messages", "invalid_type", "expected an array"),
+    ({**CHAT, "messages": ["Hello"]}, "messages[0]", "invalid_type", "expected an object"),
+    ({**CHAT, "messages": [{}]}, "messages[0].role", "missing_required_parameter", "messages[0].role"),
+    ({**CHAT, "messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter", "messages[0].content"),
+    ({**CHAT, "messages": [{"role": "king", "content": "x"}]}, "messages[0].role", "invalid_value", "'user'"),
+    ({**CHAT, "messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type", "expected a string"),
+    ({**CHAT, "messages": [{"role": "user", "content": None}]}, "messages[0].content", "invalid_type", "expected a string, got null"),
+    ({**CHAT, "messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value", "at least one part"),
+    (
+        {**CHAT, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+        "messages[0].content",
+        "invalid_value",
+        "text only",
+    ),
+    ({**CHAT, "messages": [{"role": "user", "content": "x", "colour": "red"}]}, "messages[0].colour", "unknown_parameter", "colour"),
+    (
+        {**CHAT, "messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
+        "messages[0].tool_calls",
+        "unsupported_parameter",
+        "not supported yet",
+    ),
+    ({**CHAT, "foo": 1}, "foo", "unknown_parameter", "Unrecognized request argument supplied: foo"),
+    ({**CHAT, "temperature": -0.1}, "temperature", "invalid_value", "at least 0"),
+    ({**CHAT, "temperature": 2.1}, "temperature", "invalid_value", "at most 2"),
+    ({**CHAT, "temperature": "hot"}, "temperature", "invalid_type", "expected a number, got 'hot'"),
+    ({**CHAT, "temperature": True}, "temperature", "invalid_type", "expected a number"),
+    ({**CHAT, "temperature": 1e308}, "temperature", "invalid_value", "at most 2"),
+    ({**CHAT, "top_p": 1.5}, "top_p", "invalid_value", "at most 1"),
+    ({**CHAT, "top_p": -1}, "top_p", "invalid_value", "at least 0"),
+    ({**CHAT, "top_k": -5}, "top_k", "invalid_value", "at least -1"),
+    ({**CHAT, "top_k": 1.5}, "top_k", "invalid_type", "expected an integer"),
+    ({**CHAT, "min_p": 2}, "min_p", "invalid_value", "at most 1"),
+    ({**CHAT, "presence_penalty": 3}, "presence_penalty", "invalid_value", "at most 2"),
+    ({**CHAT, "frequency_penalty": -3}, "frequency_penalty", "invalid_value", "at least -2"),
+    ({**CHAT, "repetition_penalty": 0}, "repetition_penalty", "invalid_value", "above 0"),
+    ({**CHAT, "seed": "x"}, "seed", "invalid_type", "expected an integer"),
+    ({**CHAT, "seed": 2**63}, "seed", "invalid_value", "at most"),
+    ({**CHAT, "seed": 2**80}, "seed", None, "seed"),
+    ({**CHAT, "max_tokens": 0}, "max_tokens", "invalid_value", "at least 1"),
+    ({**CHAT, "max_tokens": -1}, "max_tokens", "invalid_value", "at least 1"),
+    ({**CHAT, "max_tokens": 1.5}, "max_tokens", "invalid_type", "expected an integer"),
+    ({**CHAT, "max_tokens": 10**12}, "max_tokens", "invalid_value", "at most"),
+    ({**CHAT, "max_tokens": 5000}, "messages", "context_length_exceeded", "maximum context length is 2048 tokens"),
+    ({**CHAT, "max_completion_tokens": 3}, "max_completion_tokens", "invalid_value", "alone"),
+    ({**CHAT, "messages": [{"role": "user", "content": "word " * 4000}]}, "messages", "context_length_exceeded", "Shorten messages"),
+    ({**CHAT, "messages": [{"role": "user", "content": "x" * 1_000_000}]}, "messages", "context_length_exceeded", "Shorten"),
+    ({**CHAT, "stop": 5}, "stop", "invalid_type", "expected an array"),
+    ({**CHAT, "stop": [""]}, "stop[0]", "invalid_value", "at least 1 character"),
+    ({**CHAT, "stop": ["a"] * 17}, "stop", "invalid_value", "at most 16"),
+    ({**CHAT, "stop": [5]}, "stop[0]", "invalid_type", "expected a string"),
+    ({**CHAT, "n": 2}, "n", "unsupported_parameter", "not supported yet; leave it out, or send 1"),
+    ({**CHAT, "n": 0}, "n", "unsupported_parameter", "not supported yet"),
+    ({**CHAT, "stream": "yes"}, "stream", "invalid_type", "expected true or false"),
+    ({**CHAT, "stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "only allowed with stream: true"),
+    ({**CHAT, "stream": True, "stream_options": {"foo": 1}}, "stream_options.foo", "unknown_parameter", "foo"),
+    ({**CHAT, "tools": [{"type": "function"}]}, "tools", "unsupported_parameter", "not supported yet"),
+    ({**CHAT, "tool_choice": "required"}, "tool_choice", "unsupported_parameter", "not supported yet"),
+    ({**CHAT, "response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter", "not supported yet"),
+    ({**CHAT, "logprobs": True}, "logprobs", "unsupported_parameter", "not supported yet"),
+    ({**CHAT, "logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter", "not supported yet"),
+    ({**CHAT, "modalities": ["audio"]}, "modalities", "unsupported_parameter", "not supported yet"),
+]
+
+TEXT_ROWS: list[tuple[Any, str | None, str | None, str]] = [
+    ({"model": "tiny-chat"}, "prompt", "missing_required_parameter", "prompt"),
+    ({**TEXT, "prompt": ""}, "prompt", "invalid_value", "empty"),
+    ({**TEXT, "prompt": []}, "prompt", "invalid_value", "empty"),
+    ({**TEXT, "prompt": [""]}, "prompt", "invalid_value", "element 0 is empty"),
+    ({**TEXT, "prompt": 5}, "prompt", "invalid_value", "expected a string"),
+    ({**TEXT, "prompt": {"a": 1}}, "prompt", "invalid_value", "expected a string"),
+    ({**TEXT, "prompt": ["a", 5]}, "prompt", "invalid_value", "expected a string"),
+    ({**TEXT, "prompt": [1, -5]}, "prompt", "invalid_value", "expected a string"),
+    ({**TEXT, "prompt": [99999]}, "prompt", "invalid_value", "below 518"),
+    ({**TEXT, "prompt": [[1], ["a"]]}, "prompt", "invalid_value", "no token ids"),
+    ({**TEXT, "prompt": ["a"] * 129}, "prompt", "invalid_value", "at most 128"),
+    ({**TEXT, "prompt": "word " * 4000}, "prompt", "context_length_exceeded", "Shorten prompt"),
+    ({**TEXT, "prompt": [5] * 3000}, "prompt", "context_length_exceeded", "Shorten prompt"),
+    ({**TEXT, "suffix": "end"}, "suffix", "unsupported_parameter", "not supported yet"),
+    ({**TEXT, "echo": True}, "echo", "unsupported_parameter", "not supported yet"),
+    ({**TEXT, "best_of": 3}, "best_of", "unsupported_parameter", "not supported yet"),
+    ({**TEXT, "logprobs": 2}, "logprobs", "unsupported_parameter", "not supported yet"),
+    ({**TEXT, "messages": HELLO}, "messages", "unknown_parameter", "Unrecognized"),
+]
+
+VECTOR_ROWS: list[tuple[Any, str | None, str | None, str]] = [
+    ({"model": "tiny-embed"}, "input", "missing_required_parameter", "input"),
+    ({**VECTOR, "input": ""}, "input", "invalid_value", "empty"),
+    ({**VECTOR, "input": []}, "input", "invalid_value", "empty"),
+    ({**VECTOR, "input": None}, "input", "invalid_value", "expected a string"),
+    ({**VECTOR, "input": [True]}, "input", "invalid_value", "expected a string"),
+    ({**VECTOR, "input": [1.5]}, "input", "invalid_value", "expected a string"),
+    ({**VECTOR, "input": [600]}, "input", "invalid_value", "below 518"),
+    ({**VECTOR, "input": ["a"] * 2049}, "input", "invalid_value", "at most 2048"),
+    ({**VECTOR, "input": ["a", "word " * 1000]}, "input", "context_length_exceeded", "input 1"),
+    ({**VECTOR, "encoding_format": "hex"}, "encoding_format", "invalid_value", "'base64'"),
+    ({**VECTOR, "dimensions": 0}, "dimensions", "invalid_value", "at least 1"),
+    ({**VECTOR, "dimensions": 65}, "dimensions", "invalid_value", "this model has 64"),
+    ({**VECTOR, "dimensions": "8"}, "dimensions", "invalid_type", "expected an integer"),
+    ({**VECTOR, "foo": 1}, "foo", "unknown_parameter", "Unrecognized"),
+]
+
+RAW_ROWS: list[tuple[bytes, str, str]] = [
+    (b"", "invalid_json", "no body"),
+    (b"{", "invalid_json", "not valid JSON"),
+    (b"{'model': 'x'}", "invalid_json", "not valid JSON"),
+    (b'{"model": "tiny-chat", "temperature": NaN}', "invalid_json", "not valid JSON"),
+    (b'{"model": "tiny-chat", "temperature": Infinity}', "invalid_json", "not valid JSON"),
+    (b'{"model": "tiny-chat",}', "invalid_json", "not valid JSON"),
+    (b"\xff\xfe\x00", "invalid_json", "not valid JSON"),
+    (b"[" * 100_000, "invalid_json", "not valid JSON"),
+    (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "invalid_json", "not valid JSON"),
+    (b'{"model": "tiny-chat", "messages": [{"role": "user", "content": "\\ud800"}]}', "invalid_json", "not valid JSON"),
+]
+
+
+def assert_serves(chat) -> None:
+    assert httpx.post(f"{chat.url}/v1/chat/completions", json=CHAT).status_code == 200
+
+
+def assert_error(response: httpx.Response, status: int, kind: str, param: str | None, code: str | None, words: str) -> None:  # noqa: PLR0917
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == kind
+    assert error["param"] == param
+    assert code is None or error["code"] == code
+    assert words in error["message"]
+
+
+def identify(value: Any) -> str:
+    return str(value)[:60] if isinstance(value, dict | list | bytes) else ""
+
+
+@pytest.mark.parametrize(("body", "param", "code", "words"), CHAT_ROWS, ids=identify)
+def test_chat(chat, body, param, code, words):
+    response = httpx.post(f"{chat.url}/v1/chat/completions", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert_error(response, 400, "invalid_request_error", param, code, words)
+
+
+@pytest.mark.parametrize(("body", "param", "code", "words"), TEXT_ROWS, ids=identify)
+def test_completions(chat, body, param, code, words):
+    assert_error(httpx.post(f"{chat.url}/v1/completions", json=body), 400, "invalid_request_error", param, code, words)
+
+
+@pytest.mark.parametrize(("body", "param", "code", "words"), VECTOR_ROWS, ids=identify)
+def test_embeddings(embed, body, param, code, words):
+    assert_error(httpx.post(f"{embed.url}/v1/embeddings", json=body), 400, "invalid_request_error", param, code, words)
+
+
+@pytest.mark.parametrize(("body", "code", "words"), RAW_ROWS, ids=identify)
+def test_bodies_that_are_no_json(chat, body, code, words):
+    response = httpx.post(f"{chat.url}/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert_error(response, 400, "invalid_request_error", None, code, words)
+    assert_serves(chat)
+
+
+def test_a_body_that_does_not_say_json(chat):
+    response = httpx.post(f"{chat.url}/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": "text/plain"})
+    assert_error(response, 400, "invalid_request_error", None, "invalid_type", "content-type: application/json")
+
+
+def test_an_unknown_model(chat):
+    response = httpx.post(f"{chat.url}/v1/chat/completions", json={**CHAT, "model": "gpt-9"})
+    assert_error(response, 404, "invalid_request_error", "model", "model_not_found", "This server has 'tiny-chat'")
+
+
+def test_a_model_of_another_capability(chat, embed):
+    response = httpx.post(f"{chat.url}/v1/embeddings", json={"model": "tiny-chat", "input": "x"})
+    assert_error(response, 400, "invalid_request_error", "model", "unsupported_capability", "/v1/chat/completions")
+    response = httpx.post(f"{embed.url}/v1/chat/completions", json={**CHAT, "model": "tiny-embed"})
+    assert_error(response, 400, "invalid_request_error", "model", "unsupported_capability", "/v1/embeddings")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v2/models", "/v1/%00", "/v1/../v1/x", "/metrics", "/progress", "/docs"]
+)
+def test_an_unknown_path(chat, path):
+    assert_error(httpx.post(f"{chat.url}{path}", json=CHAT), 404, "invalid_request_error", None, "unknown_url", "Unknown request URL")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/chat/completions"), ("DELETE", "/v1/embeddings"), ("POST", "/v1/models"), ("PUT", "/health")]
+)
+def test_a_wrong_method(chat, method, path):
+    response = httpx.request(method, f"{chat.url}{path}")
+    assert_error(response, 405, "invalid_request_error", None, "method_not_allowed", "Use ")
+
+
+def test_a_body_of_100_mb_is_refused_and_nothing_of_it_kept(chat):
+    response = httpx.post(
+        f"{chat.url}/v1/chat/completions", content=b"x" * 100_000_000, headers={"content-type": "application/json"}, timeout=60
+    )
+    assert_error(response, 413, "invalid_request_error", None, "request_too_large", "16777216 bytes")
+    assert_serves(chat)
+
+
+def test_a_chunked_body_is_bounded_too(chat):
+    chunks = (b"x" * 1_000_000 for _ in range(20))
+    response = httpx.post(f"{chat.url}/v1/chat/completions", content=chunks, headers={"content-type": "application/json"}, timeout=60)
+    assert_error(response, 413, "invalid_request_error", None, "request_too_large", "Send less")
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(chat):
+    answer = raw(chat, b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\nexpect: 100-continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413")
+
+
+def test_a_request_that_stops_half_way(chat, start):
+    server = start(body_timeout="300ms")
+    answer = raw(server, b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"code": "request_timeout"' in answer
+    assert_serves(server)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"not http at all\r\n\r\n", b"400"),
+        (b"GET /health HTTP/9.9\r\n\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", b"400"),
+        (b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\nx: " + b"a" * 200_000, b"431"),
+    ],
+    ids=["garbage", "version", "length", "chunk", "headers"],
+)
+def test_what_is_no_http(chat, request_, status):
+    answer = raw(chat, request_)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert b'"error"' in answer
+    assert_serves(chat)
+
+
+def raw(server, request: bytes) -> bytes:
+    """Sends bytes and returns the answer, read to the connection's end."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(request)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        return answer

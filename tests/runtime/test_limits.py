@@ -1,0 +1,162 @@
+"""Bounds under load, with real requests: queue full, waits too long, requests too long, clients that leave."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import openai
+import pytest
+from modelyard.api.errors import TooManyRequests, Unavailable
+from modelyard_runtime.serving.limiter import Limiter
+
+from .conftest import Running, wait_until
+
+HELLO = [{"role": "user", "content": "Hello"}]
+LONG = {"model": "tiny-chat", "messages": HELLO, "max_tokens": 2000, "ignore_eos": True, "temperature": 0, "stream": True}
+SHORT = {"model": "tiny-chat", "messages": HELLO, "max_tokens": 2}
+
+
+@contextmanager
+def busy(server: Running) -> Iterator[httpx.Response]:
+    """A request that has begun to stream and goes on."""
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=LONG, timeout=60) as response:
+        assert response.status_code == 200
+        yield response
+
+
+def short(server: Running) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/chat/completions", json=SHORT, timeout=60)
+
+
+def test_one_more_than_the_queue_holds_is_refused(start):
+    server = start(max_concurrency=1, max_queue=0)
+    with busy(server):
+        refused = short(server)
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert refused.json()["error"]["code"] == "queue_full"
+    wait_until(lambda: short(server).status_code == 200, "the slot is free again")
+
+
+def test_a_request_that_waits_too_long_is_told_so(start):
+    server = start(max_concurrency=1, max_queue=4, queue_timeout="200ms")
+    with busy(server):
+        refused = short(server)
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "queue_timeout"
+        assert "0.2 s" in refused.json()["error"]["message"]
+
+
+def test_a_waiting_request_gets_the_slot_when_it_is_free(start):
+    server = start(max_concurrency=1, max_queue=4)
+    answers: list[httpx.Response] = []
+    with busy(server):
+        waiter = threading.Thread(target=lambda: answers.append(short(server)))
+        waiter.start()
+        wait_until(lambda: server.metric("num_requests_waiting") == 1, "it waits")
+    waiter.join(60)
+    assert answers[0].status_code == 200
+    assert server.metric("num_requests_waiting") == 0
+
+
+def test_a_request_that_takes_too_long_ends_with_a_timeout(start):
+    server = start(request_timeout="500ms")
+    late = httpx.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False}, timeout=60)
+    assert late.status_code == 504
+    assert late.json()["error"]["type"] == "timeout_error"
+    with busy(server) as response:
+        text = response.read().decode()
+    assert '"timeout_error"' in text.splitlines()[-2]
+    assert "[DONE]" not in text
+    wait_until(lambda: server.metric("num_requests_running") == 0, "the engine let go")
+
+
+def test_work_of_a_client_that_left_is_cancelled(start):
+    server = start()
+    with busy(server):
+        wait_until(lambda: server.metric("num_requests_running") == 1, "it runs")
+    wait_until(lambda: server.metric("num_requests_running") == 0, "it was cancelled", seconds=10)
+    assert server.metric("request_success_total", finished_reason="abort") == 1
+
+
+def test_a_client_that_leaves_the_queue_is_never_worked_on(start):
+    server = start(max_concurrency=1, max_queue=4)
+    with busy(server):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/chat/completions", json=SHORT, timeout=0.5)
+        wait_until(lambda: server.metric("num_requests_waiting") == 0, "it left the queue")
+    wait_until(lambda: server.metric("num_requests_running") == 0, "all is quiet")
+    assert server.metric("request_success_total", finished_reason="length") == 0
+
+
+def test_the_operator_s_bounds_on_tokens(start):
+    server = start(max_prompt_tokens=30, max_new_tokens=4)
+    client = server.openai()
+    with pytest.raises(openai.BadRequestError, match="30 tokens at most"):
+        client.chat.completions.create(model="tiny-chat", messages=[{"role": "user", "content": "Hello " * 40}])
+    with pytest.raises(openai.BadRequestError, match="4 new tokens at most"):
+        client.chat.completions.create(model="tiny-chat", messages=HELLO, max_tokens=5)
+    assert client.chat.completions.create(model="tiny-chat", messages=HELLO, temperature=0).usage.completion_tokens == 4
+
+
+async def test_slots_go_to_those_who_waited_longest():
+    limiter = Limiter(concurrency=1, max_queue=10, queue_timeout=5)
+    served: list[int] = []
+
+    async def work(number: int) -> None:
+        async with limiter.slot():
+            served.append(number)
+
+    async with limiter.slot():
+        tasks = [asyncio.create_task(work(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        assert (limiter.working, limiter.waiting) == (1, 4)
+    await asyncio.wait(tasks)
+    assert served == [0, 1, 3, 4]
+    assert (limiter.working, limiter.waiting) == (0, 0)
+
+
+async def test_a_slot_given_to_a_request_that_is_cancelled_at_that_moment_is_passed_on():
+    limiter = Limiter(concurrency=1, max_queue=10, queue_timeout=5)
+
+    async def work() -> None:
+        async with limiter.slot():
+            await asyncio.sleep(0)
+
+    async with limiter.slot():
+        first, second = asyncio.create_task(work()), asyncio.create_task(work())
+        await asyncio.sleep(0)
+    first.cancel()  # its turn has come, and it has not run since
+    await asyncio.wait([first, second])
+    assert second.exception() is None
+    assert limiter.working == 0
+
+
+async def test_a_closed_limiter_refuses_new_requests_and_drains_the_others():
+    limiter = Limiter(concurrency=1, max_queue=1, queue_timeout=5)
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with limiter.slot():
+            entered.set()
+            await leave.wait()
+
+    tasks = [asyncio.create_task(work()) for _ in range(2)]
+    await entered.wait()
+    with pytest.raises(TooManyRequests):
+        limiter.check()
+    limiter.close()
+    with pytest.raises(Unavailable) as refused:
+        limiter.check()
+    assert refused.value.code == "draining"
+    drained = asyncio.create_task(limiter.drained())
+    await asyncio.sleep(0)
+    assert not drained.done()
+    leave.set()
+    await drained
+    assert all(task.done() for task in tasks)
