@@ -75,12 +75,15 @@ class KVCache:
         return sum(layer.bytes_per_token for layer in self._layers.values())
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, layout: StepLayout) -> None:
-        """Stores a step's keys and values, each [1, kv_heads, T, head_dim], where the layout says."""
+        """Stores a step's keys and values, each [1, kv_heads, T, head_dim], where the layout says.
+
+        What is not a number is stored as 0: a mask hides numbers only, so it would spoil whoever has the slot next.
+        """
         store = self._layers.get(layer)
         if store is None:
             store = self._layers[layer] = LayerStore(self._empty(key), self._empty(value))
-        store.keys[layout.slots, :, layout.positions] = key[0].transpose(0, 1)
-        store.values[layout.slots, :, layout.positions] = value[0].transpose(0, 1)
+        store.keys[layout.slots, :, layout.positions] = _numbers(key)
+        store.values[layout.slots, :, layout.positions] = _numbers(value)
 
     def attend(self, layer: int, query: torch.Tensor, layout: StepLayout, rule: AttentionRule) -> torch.Tensor:
         """Returns attention of ``query`` [1, heads, T, head_dim], each row over its own sequence, as [1, T, heads, head_dim]."""
@@ -102,6 +105,10 @@ class KVCache:
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         shape = (self.slots, like.shape[1], self.length, like.shape[3])
         return zeros_on_demand(shape, like.dtype) if like.device.type == "cpu" else torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+def _numbers(rows: torch.Tensor) -> torch.Tensor:
+    return rows[0].transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
 
 
 def zeros_on_demand(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

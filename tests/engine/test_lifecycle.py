@@ -1,0 +1,169 @@
+"""Requests come, leave and fail; the engine keeps its slots and says why it died."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from modelyard_runtime.engine.base import EngineFailed, FinishReason, RequestTooLarge
+from modelyard_runtime.engine.engine import TransformersEngine
+from modelyard_runtime.engine.settings import EngineSettings
+
+
+async def settled(engine: TransformersEngine) -> None:
+    """Returns when the engine's thread has carried out all that was asked before."""
+    await engine.drain()
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    engine._inbox.put(lambda: loop.call_soon_threadsafe(done.set))
+    await done.wait()
+
+
+async def test_cancelling_frees_the_slot_within_a_step(kit: Any) -> None:
+    async with kit.engine("qwen3", max_concurrent_sequences=1) as engine:
+        endless = engine.submit(kit.request([5, 6], max_tokens=250))
+        await anext(endless)
+        waiting = asyncio.create_task(kit.tokens(engine, [7, 8], max_tokens=3))
+        steps = engine.stats().steps_total
+        await endless.aclose()
+        assert len(await waiting) == 3
+        assert engine.stats().steps_total - steps < 100
+        await settled(engine)
+        assert engine._slots.free == 1
+
+
+async def test_a_request_is_cancelled_while_it_waits(kit: Any) -> None:
+    async with kit.engine("qwen3", max_concurrent_sequences=1) as engine:
+        running = engine.submit(kit.request([5, 6], max_tokens=250))
+        await anext(running)
+        queued = engine.submit(kit.request([7, 8], max_tokens=250))
+        await queued.aclose()
+        await running.aclose()
+        await settled(engine)
+        assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+
+
+async def test_closing_twice_or_after_the_end_changes_nothing(kit: Any) -> None:
+    async with kit.engine("qwen3") as engine:
+        stream = engine.submit(kit.request([5], max_tokens=2))
+        assert [event.finish_reason async for event in stream] == [None, FinishReason.LENGTH]
+        await stream.aclose()
+        await stream.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+async def test_what_does_not_fit_is_refused_by_name(kit: Any) -> None:
+    async with kit.engine("qwen3", max_model_length=64) as engine:
+        with pytest.raises(RequestTooLarge, match=r"60 tokens and 5 new tokens exceed this model's limit of 64 tokens"):
+            engine.submit(kit.request([5] * 60, max_tokens=5))
+        with pytest.raises(RequestTooLarge, match="empty"):
+            engine.submit(kit.request([], max_tokens=5))
+        assert len(await kit.tokens(engine, [5] * 60, max_tokens=4)) == 4
+
+
+async def test_no_slot_leaks_over_random_cancellations(kit: Any) -> None:
+    chance = random.Random(3)
+
+    async def visitor(engine: TransformersEngine) -> None:
+        stream = engine.submit(kit.request([chance.randrange(3, 200)] * chance.randrange(1, 80), max_tokens=chance.randrange(1, 30)))
+        patience = chance.randrange(0, 20)
+        if patience == 0:
+            await stream.aclose()
+        async for _ in stream:
+            patience -= 1
+            if patience == 0:
+                await stream.aclose()
+
+    async with kit.engine("qwen3", max_concurrent_sequences=4, prefill_tokens=32) as engine:
+        await asyncio.gather(*(visitor(engine) for _ in range(150)))
+        await settled(engine)
+        stats = engine.stats()
+        assert (stats.running, stats.waiting, stats.kv_cache_usage, engine._slots.free) == (0, 0, 0.0, 4)
+
+
+async def test_an_exception_in_a_forward_pass_fails_all_requests_and_marks_the_engine_dead(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    async with kit.engine(loaded) as engine:
+        streams = [engine.submit(kit.request([5, 6, i], max_tokens=200)) for i in range(3)]
+        for stream in streams:
+            await anext(stream)
+
+        def broken(*_: Any) -> None:
+            raise ArithmeticError("the hardware is on fire")
+
+        loaded.model.model.norm.register_forward_hook(broken)
+        for stream in streams:
+            with pytest.raises(EngineFailed, match="ArithmeticError: the hardware is on fire"):
+                async for _ in stream:
+                    pass
+        assert engine.failure is not None
+        with pytest.raises(EngineFailed, match="on fire"):
+            await anext(engine.submit(kit.request([5], max_tokens=1)))
+        await engine.drain()
+
+
+async def test_a_request_whose_scores_are_not_numbers_fails_alone(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    async with kit.engine(loaded) as engine:
+        healthy = await kit.tokens(engine, [5, 6, 7], max_tokens=8)
+        poison = 250
+
+        def spoil(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+            output[inputs[0] == poison] = float("nan")
+            return output
+
+        loaded.model.model.embed_tokens.register_forward_hook(spoil)
+        neighbour = asyncio.create_task(kit.tokens(engine, [5, 6, 7], max_tokens=8))
+        with pytest.raises(EngineFailed, match="not numbers"):
+            await kit.tokens(engine, [poison] * 40, max_tokens=8)
+        assert await neighbour == healthy
+        together = await asyncio.gather(*(kit.tokens(engine, [5, 6, 7], max_tokens=8 + i) for i in range(8)))
+        assert [tokens[:8] for tokens in together] == [healthy] * 8
+        assert engine.failure is None
+
+
+async def test_drain_waits_for_the_last_request(kit: Any) -> None:
+    async with kit.engine("qwen3") as engine:
+        request = asyncio.create_task(kit.tokens(engine, [5, 6], max_tokens=20))
+        await asyncio.sleep(0)
+        await engine.drain()
+        assert len(await request) == 20
+
+
+async def test_stopping_fails_requests_in_flight_and_later_ones(kit: Any) -> None:
+    engine = TransformersEngine(kit.load("qwen3"), EngineSettings(max_model_length=256, max_concurrent_sequences=2))
+    engine.start()
+    stream = engine.submit(kit.request([5, 6], max_tokens=250))
+    await anext(stream)
+    await engine.stop()
+    with pytest.raises(EngineFailed, match="stopped"):
+        async for _ in stream:
+            pass
+    with pytest.raises(EngineFailed, match="stopped"):
+        await anext(engine.submit(kit.request([5], max_tokens=1)))
+
+
+async def test_stop_before_start_returns(kit: Any) -> None:
+    await TransformersEngine(kit.load("qwen3"), EngineSettings(max_model_length=64, max_concurrent_sequences=1)).stop()
+
+
+async def test_a_long_prompt_does_not_stall_a_stream(kit: Any) -> None:
+    async with kit.engine("qwen3", max_model_length=512, prefill_tokens=64, prefill_tokens_beside_decodes=16) as engine:
+        stream = engine.submit(kit.request([5, 6], max_tokens=400))
+        await anext(stream)
+        before = engine.stats()
+        long = asyncio.create_task(kit.tokens(engine, [7] * 400, max_tokens=1))
+        await long
+        after = engine.stats()
+        await stream.aclose()
+        assert after.steps_total - before.steps_total >= 400 // 16
+        assert after.generation_tokens_total - before.generation_tokens_total >= 400 // 16
+
+
+async def test_counters_are_those_of_requests_alone(kit: Any) -> None:
+    async with kit.engine("qwen3") as engine:
+        assert engine.stats().generation_tokens_total == 0
+        await asyncio.gather(*(kit.tokens(engine, [5] * 10, max_tokens=4) for _ in range(3)))
+        stats = engine.stats()
+        assert (stats.prompt_tokens_total, stats.generation_tokens_total) == (30, 12)
