@@ -110,7 +110,9 @@ class Model:
     def wait_ready(self, seconds: float = 120) -> None:
         """Waits as a user does; tells the whole condition and the pods when it takes too long."""
         try:
-            kubectl("-n", self.namespace, "wait", "--for=condition=Ready", f"im/{self.name}", f"--timeout={seconds:.0f}s", timeout=seconds + 30)
+            kubectl(
+                "-n", self.namespace, "wait", "--for=condition=Ready", f"im/{self.name}", f"--timeout={seconds:.0f}s", timeout=seconds + 30
+            )
         except CommandFailed as failure:
             pods = kubectl("-n", self.namespace, "get", "pods", "-o", "wide")
             raise CommandFailed(f"{failure}\n{json.dumps(self.condition(), indent=1)}\n{pods}") from None
@@ -134,7 +136,21 @@ def install(*arguments: str) -> None:
     if not exists("namespace", SYSTEM):
         kubectl("create", "namespace", SYSTEM)
     kubectl("label", "namespace", SYSTEM, RESTRICTED, f"{TEST_LABEL}=true", "--overwrite")
-    run("helm", "upgrade", "--install", RELEASE, str(CHART), "-n", SYSTEM, "--set", ",".join(images), "--wait", "--timeout", "120s", *arguments)
+    run(
+        "helm",
+        "upgrade",
+        "--install",
+        RELEASE,
+        str(CHART),
+        "-n",
+        SYSTEM,
+        "--set",
+        ",".join(images),
+        "--wait",
+        "--timeout",
+        "120s",
+        *arguments,
+    )
 
 
 def uninstall() -> None:

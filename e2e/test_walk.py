@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Iterator
 
 import pytest
 from conftest import MakeModel
@@ -15,15 +14,15 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
-def examples(namespace: str) -> Iterator[float]:
-    """The example models, applied and ready; yields the seconds until the assistant was."""
+def examples(namespace: str) -> float:
+    """The example models, applied and ready; returns the seconds until the assistant was."""
     started = time.monotonic()
     kubectl("-n", namespace, "apply", "-f", str(ROOT / "examples" / "cluster"))
     assistant, embedder = Model(namespace, "assistant", {}), Model(namespace, "embedder", {})
     assistant.wait_ready()
     seconds = time.monotonic() - started
     embedder.wait_ready()
-    yield seconds
+    return seconds
 
 
 def test_the_assistant_is_ready_within_a_minute(examples: float) -> None:
