@@ -1,0 +1,80 @@
+"""An OpenAI client, as small as a terminal needs it."""
+
+import contextlib
+import ipaddress
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import httpx
+
+from modelyard.local.errors import LocalFailed
+
+Message = dict[str, str]
+#: A model that wakes may take minutes to its first token; connecting may not.
+_TIMEOUT = httpx.Timeout(None, connect=5.0)
+
+
+async def stream_chat(url: str, model: str, messages: list[Message], *, max_tokens: int | None = None) -> AsyncGenerator[str]:
+    """Yields the answer's text as it comes; closing the iterator stops the model too. Raises LocalFailed."""
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    async with _client(url) as client, client.stream("POST", f"{url}/chat/completions", json=body) as response:
+        if response.status_code != httpx.codes.OK:
+            raise _failure(await response.aread(), response.status_code)
+        async for line in response.aiter_lines():
+            data = line.removeprefix("data:").strip()
+            if line.startswith("data:") and data != "[DONE]":
+                yield _text(data)
+
+
+async def models(url: str) -> list[dict[str, Any]]:
+    """Returns the models that the gateway knows. Raises LocalFailed."""
+    async with _client(url) as client:
+        response = await client.get(f"{url}/models", timeout=10.0)
+        if response.status_code != httpx.codes.OK:
+            raise _failure(response.content, response.status_code)
+        listed: list[dict[str, Any]] = response.json()["data"]
+        return listed
+
+
+async def chat_model(url: str) -> str:
+    """Returns the first model that can chat, or whose abilities are not known yet. Raises LocalFailed when there is none."""
+    for model in await models(url):
+        if "chat" in (model.get("capabilities") or ["chat"]):
+            return str(model["id"])
+    raise LocalFailed(f"no model at {url} can chat", "Serve one, such as builtin://smollm2-135m-instruct")
+
+
+@contextlib.asynccontextmanager
+async def _client(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    try:
+        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not _is_loopback(url)) as client:
+            yield client
+    except httpx.HTTPError as problem:
+        why = str(problem) or type(problem).__name__
+        raise LocalFailed(f"no answer from {url}: {why}", "Check the address, and `modelyard get`") from None
+
+
+def _is_loopback(url: str) -> bool:
+    """Returns whether a proxy makes no sense on the way."""
+    host = httpx.URL(url).host
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _text(data: str) -> str:
+    chunk = json.loads(data)
+    if "error" in chunk:
+        raise LocalFailed(chunk["error"]["message"])
+    choices = chunk.get("choices") or [{}]
+    return choices[0].get("delta", {}).get("content") or ""
+
+
+def _failure(body: bytes, status: int) -> LocalFailed:
+    try:
+        return LocalFailed(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return LocalFailed(f"HTTP status {status}: {body[:200].decode('utf-8', 'replace')}")

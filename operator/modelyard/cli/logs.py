@@ -1,0 +1,61 @@
+"""`modelyard logs`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from modelyard.cli.options import StateDir, state_of
+from modelyard.local.errors import LocalFailed
+from modelyard.local.state import State
+
+_POLL_SECONDS = 0.2
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="The model, or namespace/model.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, or until `modelyard up` ends.")] = False,
+    replica: Annotated[str | None, typer.Option("--replica", help="One replica, by its name or the end of it.", show_default=False)] = None,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, metavar="N", help="Begin with the last N lines.", show_default=False)] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Print what a model's processes say.
+
+    \b
+    Examples:
+      modelyard logs assistant
+      modelyard logs assistant -f --tail 20
+      modelyard logs assistant --replica x7k2p
+    """
+    state = state_of(state_dir)
+    state.instance()
+    namespace, _, name = model.rpartition("/")
+    if not (found := _files(state, namespace or "default", name, replica)):
+        raise LocalFailed(
+            f"there is no log of {model}{f', replica {replica}' if replica else ''}", "`modelyard get` lists the models that run"
+        )
+    opened: dict[Path, BinaryIO] = {}
+    try:
+        _print_new(found, opened, tail)
+        while follow and state.is_owned():
+            time.sleep(_POLL_SECONDS)
+            _print_new(_files(state, namespace or "default", name, replica), opened, None)
+    finally:
+        for file in opened.values():
+            file.close()
+
+
+def _files(state: State, namespace: str, name: str, replica: str | None) -> list[Path]:
+    return [path for path in state.log_files(namespace, name) if replica is None or path.stem.endswith(replica)]
+
+
+def _print_new(paths: list[Path], opened: dict[Path, BinaryIO], tail: int | None) -> None:
+    """Prints the lines that are new in each file, with the replica's name in front when there are several."""
+    for path in paths:
+        if path not in opened:
+            opened[path] = path.open("rb")
+        lines = opened[path].read().decode("utf-8", "replace").splitlines()
+        prefix = f"[{path.stem}] " if len(paths) > 1 else ""
+        for line in lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]:
+            print(f"{prefix}{line}", flush=True)

@@ -1,0 +1,8 @@
+"""`modelyard version`."""
+
+import modelyard
+
+
+def command() -> None:
+    """Print the version."""
+    print(modelyard.__version__)

@@ -1,0 +1,38 @@
+"""Free ports."""
+
+import contextlib
+import socket
+
+from modelyard.local.errors import PortTaken
+
+
+def free(address: str, count: int) -> list[int]:
+    """Returns ports that nobody listens on at this moment, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(_family(address))) for _ in range(count)]
+        for one in sockets:
+            one.bind((address, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def for_gateway(address: str, wanted: int | None, usual: int) -> int:
+    """Returns the wanted port, else the usual one, else, when that is taken, 0 for any; raises PortTaken for a wanted one."""
+    if wanted is None:
+        return usual if _is_free(address, usual) else 0
+    if wanted and not _is_free(address, wanted):
+        raise PortTaken(f"port {wanted} of {address} is taken", "Choose another with --port, or leave --port out to get a free one")
+    return wanted
+
+
+def _is_free(address: str, port: int) -> bool:
+    with socket.socket(_family(address)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+        return True
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

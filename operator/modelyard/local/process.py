@@ -1,0 +1,115 @@
+"""One run of a pod's container: a process group, its log, and its end."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from modelyard.local import launch
+
+_LOG_BYTES = 8 << 20
+_LINE_BYTES = 64 << 10
+_TAIL_LINES = 20
+
+
+class LogFile:
+    """A log that keeps its newest megabytes: at the limit it becomes ``….log.1``, which replaces the one before."""
+
+    def __init__(self, path: Path, limit: int = _LOG_BYTES):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._limit = limit
+        self._file = path.open("ab")
+
+    def write(self, line: bytes) -> None:
+        """Appends a line."""
+        if self._file.tell() + len(line) > self._limit:
+            self._file.close()
+            os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
+            self._file = self.path.open("ab")
+        self._file.write(line)
+        self._file.flush()
+        self.tail.append(line.decode("utf-8", "replace").rstrip("\n"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Process:
+    """A running process. Made by `start`; `wait` must be awaited to the end."""
+
+    def __init__(self, child: asyncio.subprocess.Process, leash: int, log: LogFile):
+        self.pid = child.pid
+        self.started_at = time.time()
+        self._child = child
+        self._leash = leash
+        self._pump = asyncio.create_task(_pump(child.stdout, log), name=f"log of process {child.pid}")
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environment: Mapping[str, str], log: LogFile) -> "Process":
+        """Starts a command in a session of its own: a terminal's Ctrl-C is the parent's to handle. Raises OSError."""
+        watched, leash = os.pipe()
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(watched), "--", *command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=dict(environment),
+                pass_fds=(watched,),
+                start_new_session=True,
+                limit=_LINE_BYTES,
+            )
+        except BaseException:
+            os.close(leash)
+            raise
+        finally:
+            os.close(watched)
+        return cls(child, leash, log)
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it."""
+        self._signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Returns the exit code as a container has it, 128 + the signal's number after a signal, when its whole group is gone."""
+        try:
+            code = await asyncio.shield(self._child.wait())
+        finally:
+            self._let_go()
+        await self._pump
+        return code if code >= 0 else 128 - code
+
+    def _let_go(self) -> None:
+        """Closes the leash: what is left of the process group ends."""
+        if self._leash >= 0:
+            os.close(self._leash)
+            self._leash = -1
+
+    def _signal(self, number: int) -> None:
+        if self._child.returncode is None:
+            self._child.send_signal(number)
+
+
+async def _pump(stream: asyncio.StreamReader | None, log: LogFile) -> None:
+    assert stream is not None
+    while True:
+        try:
+            line = await stream.readuntil()
+        except asyncio.LimitOverrunError as overrun:
+            line = await stream.readexactly(min(overrun.consumed, _LINE_BYTES)) + b"\n"
+        except asyncio.IncompleteReadError as end:
+            line = end.partial
+        if not line:
+            return
+        log.write(line)
