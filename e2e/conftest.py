@@ -64,7 +64,7 @@ def make_model(namespace: str) -> Iterator[MakeModel]:
     made: list[Model] = []
 
     def make(name: str, source: str = "builtin://tiny-chat", **spec: Manifest) -> Model:
-        made.append(Model(namespace, name, {"model": {"source": source}, "resources": {"cpu": "100m"}, **spec}))
+        made.append(Model(namespace, name, {"model": {"source": source}, "resources": {"cpu": "200m"}, **spec}))
         made[-1].apply()
         return made[-1]
 

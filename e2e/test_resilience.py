@@ -15,12 +15,12 @@ from harness import SYSTEM, Model, eventually, get, kubectl
 
 REPEAT = int(os.environ.get("E2E_REPEAT", "1"))
 STREAMS = 8
-TOKENS = 200
+TOKENS = 100
 
 
 async def test_streams_survive_a_deleted_pod(make_model: MakeModel, gateway: str) -> None:
     """The deletion is repeated E2E_REPEAT times on one model, with the streams going on all the time."""
-    model = make_model("twins", scaling={"minReplicas": 2, "maxReplicas": 2}, rollout={"drainTimeout": "30s"})
+    model = make_model("twins", scaling={"minReplicas": 2, "maxReplicas": 2})
     await asyncio.to_thread(eventually, lambda: len(_ready_pods(model)) == 2, seconds=120)
     for turn in range(REPEAT):
         done, failed = await _stream_while(model, gateway, lambda: _replace_one_pod(model))
