@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, UnsupportedModel
+from safetensors import SafetensorError
+
+from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.settings import ServeSettings, StorageSettings
 from modelyard_runtime.sources.resolve import resolve
@@ -92,12 +96,24 @@ def load(settings: ServeSettings, report: Report) -> Loaded:
     folder = fetch(settings.model, settings, report)
     capabilities = wanted(settings, folder)
     report(Step(Phase.LOAD, 0.0))
-    if capabilities == ("embeddings",):
-        loaded = Loaded(capabilities, embedding=_load_embedding(settings, folder))
-    else:
-        loaded = Loaded(capabilities, chat=_load_chat(settings, folder, report))
+    with _damage_told(folder):
+        loaded = _load(settings, folder, capabilities, report)
     report(Step(Phase.LOAD, 1.0))
     return loaded
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise WeightsNotFound(f"the weights in {folder} are damaged: {error}", "fetch them again: remove the folder and restart") from error
+
+
+def _load(settings: ServeSettings, folder: Path, capabilities: tuple[str, ...], report: Report) -> Loaded:
+    if capabilities == ("embeddings",):
+        return Loaded(capabilities, embedding=_load_embedding(settings, folder))
+    return Loaded(capabilities, chat=_load_chat(settings, folder, report))
 
 
 def _load_chat(settings: ServeSettings, folder: Path, report: Report) -> LoadedChat:

@@ -52,7 +52,16 @@ def _cached(source: Hub, place: Path) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        folder = Path(snapshot_download(source.repository, revision=source.revision, cache_dir=place / "hub", local_files_only=True))
+        folder = Path(
+            snapshot_download(
+                source.repository,
+                revision=source.revision,
+                cache_dir=place / "hub",
+                local_files_only=True,
+                allow_patterns=list(_WANTED),
+                ignore_patterns=list(_UNWANTED),
+            )
+        )
     except LocalEntryNotFoundError:
         return None
     complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

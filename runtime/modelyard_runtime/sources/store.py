@@ -32,7 +32,7 @@ def publish(cache: Path, entry: str, make: Callable[[Path], None]) -> Path:
     """
     place = cache / entry
     with storage_errors(cache):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(place.parent)
         with FileLock(place.with_name(f".{place.name}.lock")):
             if not place.is_dir():
                 staging = place.with_name(f"{_STAGING}-{place.name}")
@@ -51,7 +51,7 @@ def discard(folder: Path) -> None:
 def ensure_space(folder: Path, needed: int) -> None:
     """Raises DownloadFailed when the file system of ``folder`` has fewer than ``needed`` bytes free."""
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         free = shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadFailed(f"not enough disk space: {_size(needed)} are needed in {folder}, {_size(free)} are free", _REMEDY)
@@ -69,6 +69,13 @@ def storage_errors(folder: Path) -> Iterator[None]:
             cause = f"cannot write the model cache {folder}: {error.strerror}"
             raise DownloadFailed(cause, "make it writable, or choose another folder with --cache-dir") from error
         raise
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # file systems of the kernel's own, where nobody makes folders
+        raise OSError(errno.EROFS, error.strerror) from error
 
 
 def _size(count: int) -> str:

