@@ -62,8 +62,9 @@ class Downstream(asyncio.Protocol):
         return self._exchange is not None or bool(self._requests) or self._reader.deadline != float("inf")
 
     def write(self, data: bytes) -> None:
-        """Sends bytes to the client."""
-        self._transport.write(data)
+        """Sends bytes to the client; they are lost where it has left, which the task will learn in a moment."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def slow_down(self, source: UpstreamConnection | None) -> None:
         """Names the upstream connection that is to stop reading while the client does not read."""
