@@ -62,32 +62,40 @@ class Metrics:
 
 
 class Stopwatch:
-    """Observes one generated sequence: its wait, its tokens and its end. Times are monotonic seconds."""
+    """Observes one sequence: its wait, its tokens and its end. Times are monotonic seconds."""
 
-    def __init__(self, metrics: Metrics):
+    def __init__(self, metrics: Metrics, prompt_tokens: int):
         self._metrics = metrics
+        self._prompt_tokens = prompt_tokens
         self._arrived = time.monotonic()
         self._last: float | None = None
+        self._reason: str | None = None
 
-    def begun(self, prompt_tokens: int) -> None:
+    def begun(self) -> None:
         """Its turn has come."""
         self._metrics.queue.observe(time.monotonic() - self._arrived)
-        self._metrics.prompt_tokens.inc(prompt_tokens)
+        self._metrics.prompt_tokens.inc(self._prompt_tokens)
 
     def tokens(self, count: int) -> None:
-        """``count`` tokens came."""
+        """``count`` tokens came, at least one."""
         now = time.monotonic()
-        if count and self._last is None:
+        if self._last is None:
             self._metrics.first_token.observe(now - self._arrived)
-        elif count and self._last is not None:
+        else:
             self._metrics.between.observe((now - self._last) / count)
-        self._last = now if count else self._last
+        self._last = now
         self._metrics.generation_tokens.inc(count)
 
-    def ended(self, reason: str) -> None:
-        """It ended: stop, length or abort."""
+    def finished(self, reason: str) -> None:
+        """It is complete: stop or length."""
+        self._reason = reason
         self._metrics.request.observe(time.monotonic() - self._arrived)
         self._metrics.finished(reason)
+
+    def ended(self) -> None:
+        """Nothing more comes. What was not finished was aborted."""
+        if self._reason is None:
+            self.finished("abort")
 
 
 class _Gauges(Collector):

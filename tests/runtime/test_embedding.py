@@ -13,7 +13,7 @@ import torch
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
 from modelyard_runtime.models.embedding import EmbeddingModel, read_layout
 from modelyard_runtime.serving import loading
-from modelyard_runtime.serving.batching import Batcher, Item, bucket, pick
+from modelyard_runtime.serving.batching import Batcher, Item, Waiting, bucket
 from modelyard_runtime.sources.resolve import resolve
 from transformers import AutoModel, AutoTokenizer
 
@@ -122,19 +122,24 @@ def test_minilm_knows_what_sentences_mean(minilm):
 # Batching.
 
 
-def items(*lengths: int) -> list[Item]:
-    loop = asyncio.new_event_loop()
-    try:
-        return [Item([0] * length, loop.create_future()) for length in lengths]
-    finally:
-        loop.close()
+async def waiting(*lengths: int) -> Waiting:
+    texts = Waiting()
+    for length in lengths:
+        texts.add([0] * length, asyncio.get_running_loop().create_future())
+    return texts
 
 
-def test_a_batch_has_the_oldest_text_and_its_like_within_the_budget():
-    waiting = items(100, 5, 90, 10, 120, 70)
-    assert [len(item.ids) for item in pick(waiting, budget=1000)] == [100, 90, 120, 70]
-    assert [len(item.ids) for item in pick(waiting, budget=300)] == [100, 90]
-    assert [len(item.ids) for item in pick(waiting, budget=50)] == [100]
+def lengths(batch: list[Item]) -> list[int]:
+    return [len(item.ids) for item in batch]
+
+
+async def test_a_batch_has_the_oldest_text_and_its_like_within_the_budget():
+    texts = await waiting(100, 5, 90, 10, 120, 70)
+    assert lengths(texts.take(300)) == [100, 90]
+    assert lengths(texts.take(300)) == [5, 10], "the oldest that is left goes first"
+    assert lengths(texts.take(50)) == [120], "one text goes whatever its length"
+    assert lengths(texts.take(300)) == [70]
+    assert texts.take(300) == []
 
 
 def test_at_most_half_of_a_batch_is_padding():
@@ -172,8 +177,9 @@ async def test_a_failed_batch_fails_its_texts_alone():
             raise ValueError("unlucky")
         return np.zeros((len(batch), 1), dtype=np.float32)
 
-    batcher = Batcher(compute, budget=1)
+    batcher = Batcher(compute, budget=1000)
     unlucky, lucky = await asyncio.gather(batcher.submit([[13]]), batcher.submit([[7]]), return_exceptions=True)
+    assert batcher.batches == 3, "together, and then each alone"
     assert isinstance(unlucky, ValueError)
     assert len(lucky) == 1
     await batcher.stop()

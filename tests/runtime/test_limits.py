@@ -79,7 +79,17 @@ def test_work_of_a_client_that_left_is_cancelled(start):
     with busy(server):
         wait_until(lambda: server.metric("num_requests_running") == 1, "it runs")
     wait_until(lambda: server.metric("num_requests_running") == 0, "it was cancelled", seconds=10)
-    assert server.metric("request_success_total", finished_reason="abort") == 1
+    wait_until(lambda: server.metric("request_success_total", finished_reason="abort") == 1, "it is counted")
+
+
+def test_all_prompts_of_a_request_take_one_slot_and_end_together(start):
+    server = start(max_concurrency=1, max_queue=0)
+    body = {"model": "tiny-chat", "prompt": ["Hello"] * 3, "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
+        assert response.status_code == 200
+        wait_until(lambda: server.metric("num_requests_running") == 3, "they run")
+    wait_until(lambda: server.metric("num_requests_running") == 0, "they were cancelled", seconds=10)
+    assert server.metric("request_success_total", finished_reason="abort") == 3
 
 
 def test_a_client_that_leaves_the_queue_is_never_worked_on(start):

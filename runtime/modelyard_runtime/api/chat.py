@@ -18,6 +18,7 @@ from modelyard_runtime.api.fields import Body, Ignored, SamplingBody, Tokens, in
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch, usage
+from modelyard_runtime.engine.base import GenerationRequest
 from modelyard_runtime.models.chat import TextDelta
 
 router = APIRouter(route_class=StrictRoute)
@@ -104,7 +105,7 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
     messages = [message.rendered() for message in body.messages]
     prompt = await service.encode_chat(messages)
     room = service.room(prompt, body.max_completion_tokens or body.max_tokens, prompt_param="messages")
-    deltas = service.generate(request.state.request_id, prompt, body.sampling(room), body.stop or [])
+    deltas = service.generate(GenerationRequest(request.state.request_id, prompt, body.sampling(room)), body.stop or [])
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
     if body.stream:
         return sse.EventStream(_stream(head | {"object": "chat.completion.chunk"}, await prefetch(deltas), len(prompt), body.include_usage))

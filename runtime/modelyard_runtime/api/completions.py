@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -20,6 +19,7 @@ from modelyard_runtime.api.inputs import Inputs
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch, usage
+from modelyard_runtime.engine.base import GenerationRequest
 from modelyard_runtime.models.chat import TextDelta
 from modelyard_runtime.serving.generation import GenerationService
 
@@ -45,12 +45,14 @@ async def completions(request: Request, body: CompletionBody) -> Response:
     """Goes on from each prompt, whole or as a stream."""
     service = generation(request, body.model, "completions")
     prompts = [await service.encode(prompt) for prompt in _bounded(body.prompt)]
-    answers = [_generate(service, request, body, index, prompt) for index, prompt in enumerate(prompts)]
-    counts = sum(map(len, prompts))
+    deltas = service.generate_each(
+        [_request(service, request, body, index, prompt) for index, prompt in enumerate(prompts)], body.stop or []
+    )
+    prompt_tokens = sum(map(len, prompts))
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": body.model}
     if body.stream:
-        return sse.EventStream(_stream(head, await prefetch(_merge(answers)), counts, body.include_usage))
-    return json_response(await _whole(head, answers, counts))
+        return sse.EventStream(_stream(head, await prefetch(deltas), prompt_tokens, body.include_usage))
+    return json_response(await _whole(head, deltas, len(prompts), prompt_tokens))
 
 
 def _bounded(prompts: list[str | list[int]]) -> list[str | list[int]]:
@@ -61,17 +63,17 @@ def _bounded(prompts: list[str | list[int]]) -> list[str | list[int]]:
     return prompts
 
 
-def _generate(
-    service: GenerationService, request: Request, body: CompletionBody, index: int, prompt: list[int]
-) -> AsyncGenerator[TextDelta, None]:
+def _request(service: GenerationService, request: Request, body: CompletionBody, index: int, prompt: list[int]) -> GenerationRequest:
     room = service.room(prompt, body.max_tokens, prompt_param="prompt", default=_MAX_TOKENS)
-    return service.generate(f"{request.state.request_id}-{index}", prompt, body.sampling(room), body.stop or [])
+    return GenerationRequest(f"{request.state.request_id}-{index}", prompt, body.sampling(room))
 
 
-async def _whole(head: dict[str, Any], answers: list[AsyncGenerator[TextDelta, None]], prompt_tokens: int) -> dict[str, Any]:
-    parts: list[list[TextDelta]] = [[] for _ in answers]
-    async with aclosing(_merge(answers)) as merged:
-        async for index, delta in merged:
+async def _whole(
+    head: dict[str, Any], answers: AsyncGenerator[tuple[int, TextDelta], None], count: int, prompt_tokens: int
+) -> dict[str, Any]:
+    parts: list[list[TextDelta]] = [[] for _ in range(count)]
+    async with aclosing(answers):
+        async for index, delta in answers:
             parts[index].append(delta)
     choices = [_choice(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason) for index, deltas in enumerate(parts)]
     return {**head, "choices": choices, "usage": usage(prompt_tokens, sum(deltas[-1].completion_tokens for deltas in parts))}
@@ -92,37 +94,3 @@ async def _stream(
 
 def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
-
-
-async def _merge(answers: list[AsyncGenerator[TextDelta, None]]) -> AsyncGenerator[tuple[int, TextDelta], None]:
-    """Yields (prompt, delta) of all answers as they come. The first error ends all of them."""
-    arrived: asyncio.Queue[tuple[int, TextDelta] | None] = asyncio.Queue(maxsize=len(answers))
-
-    async def read(index: int, answer: AsyncGenerator[TextDelta, None]) -> None:
-        async with aclosing(answer):
-            async for delta in answer:
-                await arrived.put((index, delta))
-
-    async def read_all() -> None:
-        try:
-            async with asyncio.TaskGroup() as readers:
-                for index, answer in enumerate(answers):
-                    readers.create_task(read(index, answer))
-        finally:
-            await arrived.put(None)
-
-    reading = asyncio.create_task(read_all())
-    try:
-        while (item := await arrived.get()) is not None:
-            yield item
-        await _reraise(reading)
-    finally:
-        reading.cancel()
-        await asyncio.wait([reading])
-
-
-async def _reraise(reading: asyncio.Task[None]) -> None:
-    try:
-        await reading
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None

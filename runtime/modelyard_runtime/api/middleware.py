@@ -25,6 +25,7 @@ from modelyard_runtime.api.errors import to_api_error
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LAST_WORD_SECONDS = 2.0
 _QUIET = frozenset({"/health", "/ready", "/metrics", "/progress"})
 
 
@@ -59,7 +60,14 @@ class Exchange:
         await self._send(message)
 
     async def fail(self, error: ApiError) -> None:
-        """Says what went wrong: as the answer, or as the last event of a stream that has begun."""
+        """Says what went wrong, as the answer or as the last event of a stream that has begun; to a client that reads, that is."""
+        try:
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                await self._fail(error)
+        except TimeoutError:
+            logger.debug("the client did not read the error", extra={"error": error.message})
+
+    async def _fail(self, error: ApiError) -> None:
         if not self.status:
             body = error.to_json()
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

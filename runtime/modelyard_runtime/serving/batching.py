@@ -7,6 +7,8 @@ allows make the next batch. Nothing waits for a batch to fill.
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +22,9 @@ Compute = Callable[[Sequence[list[int]]], Vector]
 
 @dataclass(eq=False, slots=True)
 class Item:
-    """A text that waits, in token ids, and where its vector goes."""
+    """A text in token ids, and where its vector goes. ``arrival`` orders texts by age."""
 
+    arrival: int
     ids: list[int]
     result: asyncio.Future[Vector]
 
@@ -31,18 +34,42 @@ def bucket(length: int) -> int:
     return max(4, (length - 1).bit_length())
 
 
-def pick(waiting: Sequence[Item], budget: int) -> list[Item]:
-    """Returns the next batch, oldest first: at most ``budget`` tokens with padding, at least one text. ``waiting`` is not empty."""
-    wanted = bucket(len(waiting[0].ids))
+class Waiting:
+    """Texts that wait, in one queue for each length bucket."""
+
+    def __init__(self) -> None:
+        self._queues: dict[int, deque[Item]] = {}
+        self._arrivals = itertools.count()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def add(self, ids: list[int], result: asyncio.Future[Vector]) -> None:
+        """Queues a text."""
+        self._queues.setdefault(bucket(len(ids)), deque()).append(Item(next(self._arrivals), ids, result))
+
+    def take(self, budget: int) -> list[Item]:
+        """Removes and returns the next batch: the oldest text and those of its bucket that come after it.
+
+        At most ``budget`` tokens with padding, but at least one text; empty when nothing waits. Texts whose clients left are dropped.
+        """
+        for queue in self._queues.values():
+            while queue and queue[0].result.done():
+                queue.popleft()
+        filled = [queue for queue in self._queues.values() if queue]
+        return _fill(min(filled, key=lambda queue: queue[0].arrival), budget) if filled else []
+
+
+def _fill(queue: deque[Item], budget: int) -> list[Item]:
     batch: list[Item] = []
     longest = 0
-    for item in waiting:
-        if bucket(len(item.ids)) != wanted:
-            continue
-        longest = max(longest, len(item.ids))
+    while queue:
+        longest = max(longest, len(queue[0].ids))
         if batch and longest * (len(batch) + 1) > budget:
             break
-        batch.append(item)
+        item = queue.popleft()
+        if not item.result.done():
+            batch.append(item)
     return batch
 
 
@@ -52,7 +79,7 @@ class Batcher:
     def __init__(self, compute: Compute, *, budget: int):
         self._compute = compute
         self._budget = budget
-        self._waiting: list[Item] = []
+        self._waiting = Waiting()
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="embed")
         self._worker: asyncio.Task[None] | None = None
@@ -68,41 +95,48 @@ class Batcher:
         if self._worker is None:
             self._worker = asyncio.create_task(self._run(), name="batcher")
         loop = asyncio.get_running_loop()
-        items = [Item(ids, loop.create_future()) for ids in texts]
-        self._waiting += items
+        results: list[asyncio.Future[Vector]] = [loop.create_future() for _ in texts]
+        for ids, result in zip(texts, results, strict=True):
+            self._waiting.add(ids, result)
         self._arrived.set()
-        return await asyncio.gather(*(item.result for item in items))
+        return await asyncio.gather(*results)
 
     async def stop(self) -> None:
-        """Ends the worker; texts that wait are cancelled."""
+        """Ends the worker. The caller has drained it: nobody waits for a text any more."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
-        for item in self._waiting:
-            item.result.cancel()
         self._executor.shutdown(wait=True)
 
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            self._waiting = [item for item in self._waiting if not item.result.done()]
-            if not self._waiting:
+            batch = self._waiting.take(self._budget)
+            if batch:
+                await self._work(batch)
+            else:
                 self._arrived.clear()
-                continue
-            batch = pick(self._waiting, self._budget)
-            taken = set(map(id, batch))
-            self._waiting = [item for item in self._waiting if id(item) not in taken]
-            await self._work(batch)
 
     async def _work(self, batch: list[Item]) -> None:
+        """Computes a batch. When it fails, each text is tried alone, so that a bad one fails alone."""
         self.batches += 1
         try:
             vectors = await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, [item.ids for item in batch])
-        except Exception as error:  # noqa: BLE001 - whatever the model raises is the requests' to report
-            for item in batch:
-                if not item.result.done():
-                    item.result.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's to report
+            if len(batch) == 1:
+                _settle(batch[0].result, error)
+            else:
+                for item in batch:
+                    await self._work([item])
             return
         for item, vector in zip(batch, vectors, strict=True):
-            if not item.result.done():
-                item.result.set_result(vector)
+            _settle(item.result, vector)
+
+
+def _settle(result: asyncio.Future[Vector], value: Vector | Exception) -> None:
+    if result.done():
+        return
+    if isinstance(value, Exception):
+        result.set_exception(value)
+    else:
+        result.set_result(value)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-from modelyard.api.errors import InvalidRequest
+from modelyard.api.errors import InternalError, InvalidRequest
 from numpy.typing import NDArray
 
 from modelyard_runtime.metrics import Metrics, Stopwatch
@@ -33,22 +33,27 @@ class EmbeddingService:
         self.limiter.check()
         ids = await self._encode(inputs)
         tokens = sum(map(len, ids))
-        watch = Stopwatch(self._metrics)
-        reason = "abort"
+        watch = Stopwatch(self._metrics, tokens)
         try:
             async with self.limiter.slot():
-                watch.begun(tokens)
-                vectors = await self.batcher.submit(ids)
-                reason = "stop"
+                watch.begun()
+                vectors = await self._vectors(ids)
+                watch.finished("stop")
                 return vectors, tokens
         finally:
-            watch.ended(reason)
+            watch.ended()
 
     async def warm_up(self) -> None:
         """Computes a short text and a batch of long ones."""
         long = self.model.tokenize(["word " * (self.max_length // 2)])[0][: self.max_length]
-        await self.batcher.submit(self.model.tokenize(["warm-up"]))
-        await self.batcher.submit([long, long[: self.max_length // 2]])
+        await self._vectors(self.model.tokenize(["warm-up"]))
+        await self._vectors([long, long[: self.max_length // 2]])
+
+    async def _vectors(self, ids: Sequence[list[int]]) -> list[NDArray[np.float32]]:
+        vectors = await self.batcher.submit(ids)
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise InternalError("The model's values for this text are not numbers: they overflow its data type. Change the text.")
+        return vectors
 
     async def _encode(self, inputs: Sequence[str | list[int]]) -> list[list[int]]:
         texts = [text for text in inputs if isinstance(text, str)]

@@ -7,12 +7,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard.api.errors import InvalidRequest
+from modelyard.api.errors import InternalError, InvalidRequest
 
-from modelyard_runtime.engine.base import EngineFailed, SamplingParams
+from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, SamplingParams
 from modelyard_runtime.metrics import Metrics, Stopwatch
 from modelyard_runtime.models.chat import ChatModel, TextDelta
 from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.merge import merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +79,45 @@ class GenerationService:
             )
         return min(left, wanted or default or left, bounds.answer or left)
 
-    async def generate(
-        self, request_id: str, prompt: list[int], sampling: SamplingParams, stop: list[str]
-    ) -> AsyncGenerator[TextDelta, None]:
+    async def generate(self, request: GenerationRequest, stop: Sequence[str]) -> AsyncGenerator[TextDelta, None]:
         """Yields the answer as it comes. Closing the iterator cancels the request, in the queue or in the engine."""
-        watch = Stopwatch(self._metrics)
-        reason = "abort"
+        async with aclosing(self.generate_each([request], stop)) as deltas:
+            async for _, delta in deltas:
+                yield delta
+
+    async def generate_each(
+        self, requests: Sequence[GenerationRequest], stop: Sequence[str]
+    ) -> AsyncGenerator[tuple[int, TextDelta], None]:
+        """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them."""
+        watches = [Stopwatch(self._metrics, len(request.prompt_token_ids)) for request in requests]
         try:
             async with self.limiter.slot():
-                watch.begun(len(prompt))
-                async with aclosing(self.model.generate(request_id, prompt, sampling, stop)) as deltas:
-                    async for delta in deltas:
-                        watch.tokens(len(delta.token_ids))
-                        reason = delta.finish_reason or reason
-                        yield delta
-        except EngineFailed:
-            if self.model.engine.failure is not None:
-                self._on_death(self.model.engine.failure)
-            raise
+                answers = [self._answer(request, stop, watch) for request, watch in zip(requests, watches, strict=True)]
+                async with aclosing(merge(answers)) as deltas:
+                    async for item in deltas:
+                        yield item
         finally:
-            watch.ended(reason)
+            for watch in watches:
+                watch.ended()
+
+    async def _answer(self, request: GenerationRequest, stop: Sequence[str], watch: Stopwatch) -> AsyncGenerator[TextDelta, None]:
+        watch.begun()
+        try:
+            async with aclosing(self.model.generate(request.request_id, request.prompt_token_ids, request.sampling, stop)) as deltas:
+                async for delta in deltas:
+                    watch.tokens(len(delta.token_ids))
+                    if delta.finish_reason is not None:
+                        watch.finished(delta.finish_reason)
+                    yield delta
+        except EngineFailed as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: EngineFailed) -> Exception:
+        """Returns what the client hears: of the engine's death, or of a failure that is this request's alone."""
+        if self.model.engine.failure is None:
+            return InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed")
+        self._on_death(self.model.engine.failure)
+        return error
 
     async def warm_up(self) -> None:
         """Runs the engine's paths, and one short text through tokenizer and detokeniser."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +23,7 @@ from modelyard_runtime.api.app import private_app, public_app
 from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
 from modelyard_runtime.serving.protocol import BoundedProtocol
 from modelyard_runtime.serving.runtime import Runtime
-from modelyard_runtime.serving.start import start
+from modelyard_runtime.serving.start import start, start_goes_on
 from modelyard_runtime.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -107,6 +109,11 @@ def run(settings: ServeSettings) -> None:
         failure = runner.run(main())
     if failure is not None:
         raise failure
+    if start_goes_on():
+        # Told to end while PyTorch is being imported or weights are read, which cannot be interrupted; the interpreter
+        # must not be torn down under a thread that is inside native code.
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def serve(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # they import PyTorch, which the loader's thread does
 logger = logging.getLogger(__name__)
 
 _EMBEDDING_REQUESTS = 64
+_THREAD = "loader"
 T = TypeVar("T")
 
 
@@ -50,6 +51,11 @@ async def start(runtime: Runtime) -> None:
     except Exception as error:
         logger.exception("the start failed")
         runtime.die(Crashed(f"the start failed: {type(error).__name__}: {error}"))
+
+
+def start_goes_on() -> bool:
+    """Whether the loader's thread still works, though nobody waits for it any more."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 def _generation(runtime: Runtime, loaded: LoadedChat, chat: bool) -> GenerationService:
@@ -100,18 +106,18 @@ async def _on_thread(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 
-    def finish(call: Callable[[], None]) -> None:
-        if not result.done():
-            call()
+    def tell(settle: Callable[[], None]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: None if result.done() else settle())
 
     def run() -> None:
         try:
             value = work()
         except BaseException as error:  # noqa: BLE001 - handed over to the event loop
             failure = error
-            loop.call_soon_threadsafe(finish, lambda: result.set_exception(failure))
+            tell(lambda: result.set_exception(failure))
         else:
-            loop.call_soon_threadsafe(finish, lambda: result.set_result(value))
+            tell(lambda: result.set_result(value))
 
-    threading.Thread(target=run, name="loader", daemon=True).start()
+    threading.Thread(target=run, name=_THREAD, daemon=True).start()
     return await result
