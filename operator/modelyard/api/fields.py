@@ -19,7 +19,7 @@ LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 SOURCE = (
     r"^(hf://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(@[A-Za-z0-9][A-Za-z0-9_./-]{0,127})?"
-    r"|pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[^/\\s]+)*|file://(/[^/\\s]+)+|builtin://[a-z0-9][a-z0-9._-]{0,95})$"
+    r"|pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[^/\s]+)*|file://(/[^/\s]+)+|builtin://[a-z0-9][a-z0-9._-]{0,95})$"
 )
 FORMS = "hf://org/name[@revision], pvc://claim/path, file:///path or builtin://name"
 OWNED_FLAGS = (
