@@ -83,7 +83,8 @@ class Models:
     @property
     def echo_age(self) -> float:
         """Seconds that the watch has owed us an event of our own making; 0.0 when it owes none."""
-        return time.monotonic() - min((since for _, since in self._echoes.values()), default=time.monotonic())
+        now = time.monotonic()
+        return now - min((since for _, since in self._echoes.values()), default=now)
 
     def remove(self, key: Key) -> set[Key]:
         """Forgets a model and returns it with those that its names are now free for."""

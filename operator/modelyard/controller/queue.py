@@ -41,7 +41,8 @@ class WorkQueue:
     @property
     def oldest_age(self) -> float:
         """Seconds that the longest-waiting key has been due; 0.0 when none waits."""
-        return time.monotonic() - min((since for _, since in self._waiting.values()), default=time.monotonic())
+        now = time.monotonic()
+        return now - min((since for _, since in self._waiting.values()), default=now)
 
     def add(self, key: Key, urgency: Urgency = Urgency.CHANGED, *, after: float = 0.0) -> None:
         """Marks a key as due, at once or ``after`` seconds. The earliest time and the highest urgency asked for hold."""

@@ -72,7 +72,7 @@ def transitions(before: InferenceModelStatus, after: InferenceModelStatus) -> tu
     events = []
     old, new = ready_condition(before), ready_condition(after)
     if new is not None and (old is None or (old.status, old.reason) != (new.status, new.reason)):
-        if new.status == "True":
+        if new.status == "True" and (old is not None or new.reason != Reason.IDLE):  # a model made to wait at zero is no news
             events.append(Event("Normal", new.reason, new.message))
         elif new.reason in BLOCKING or new.reason == Reason.NAME_CONFLICT:
             events.append(Event("Warning", new.reason, new.message))
@@ -199,11 +199,12 @@ def _capabilities(model: InferenceModel, observed: Observed) -> list[str]:
 
 
 def _cold_start(ready: tuple[PodView, ...], observed: Observed) -> dict[str, float]:
-    """Returns the seconds per phase of the latest start; a runtime that does not report its own phases loads in one."""
+    """Returns the seconds per phase of the latest start, once its runtime was asked; one that reports no phases loads in one."""
     pod = max(ready, key=lambda pod: pod.ready_at or 0.0, default=None)
-    if pod is None or pod.scheduled_at is None or pod.started_at is None or pod.ready_at is None:
+    if pod is None or observed.report is None or observed.report.pod != pod.name:
+        return {}
+    if pod.scheduled_at is None or pod.started_at is None or pod.ready_at is None:
         return {}
     phases = {"schedule": pod.scheduled_at - pod.created_at, "pull": pod.started_at - pod.scheduled_at}
-    reported = dict(observed.report.seconds) if observed.report and observed.report.pod == pod.name else {}
-    phases |= reported or {"load": pod.ready_at - pod.started_at}
+    phases |= dict(observed.report.seconds) or {"load": pod.ready_at - pod.started_at}
     return {name: round(max(0.0, seconds), 1) for name, seconds in phases.items()}

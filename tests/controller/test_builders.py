@@ -1,0 +1,202 @@
+import pytest
+from modelyard.api.names import child_name
+from modelyard.controller import builders
+from modelyard.controller.types import BuildSettings
+
+SETTINGS = BuildSettings(runtime_image="runtime:1", version="1.2.3", gateway_namespace="gw", monitoring_namespace="mon")
+
+
+def deployment(model, replicas=1):
+    return builders.deployment(model, SETTINGS, replicas)
+
+
+def pod_spec(model):
+    return deployment(model)["spec"]["template"]["spec"]
+
+
+def container(model):
+    return pod_spec(model)["containers"][0]
+
+
+def test_every_child_carries_the_models_name_labels_and_ownership(make_model):
+    made = builders.children(make_model(), SETTINGS, 1)
+    assert [child["kind"] for child in made] == ["ServiceAccount", "NetworkPolicy", "Service", "Deployment", "PodDisruptionBudget"]
+    for child in made:
+        metadata = child["metadata"]
+        assert (metadata["name"], metadata["namespace"]) == ("assistant", "default")
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "modelyard"
+        assert metadata["labels"]["app.kubernetes.io/version"] == "1.2.3"
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == ("uid-1", True, False)
+
+
+def test_long_names_are_cut(make_model):
+    name = "m" * 80
+    for child in builders.children(make_model(name), SETTINGS, 1):
+        assert child["metadata"]["name"] == child_name(name)
+        assert len(child["metadata"]["name"]) <= 63
+
+
+def test_the_pod_meets_the_restricted_standard(make_model):
+    spec, runtime = pod_spec(make_model()), container(make_model())
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert runtime["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["automountServiceAccountToken"] is False
+    assert builders.service_account(make_model(), SETTINGS)["automountServiceAccountToken"] is False
+
+
+def test_the_selector_is_part_of_the_pods_labels_and_the_version_is_not(make_model):
+    made = deployment(make_model(pod={"labels": {"team": "a", "modelyard.dev/model": "other"}}))
+    labels = made["spec"]["template"]["metadata"]["labels"]
+    assert made["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels["team"] == "a"
+    assert "app.kubernetes.io/version" not in labels
+
+
+def test_only_flags_that_are_set_are_passed(make_model):
+    assert container(make_model())["args"] == [
+        "--model=builtin://tiny-chat",
+        "--served-model-name=assistant",
+        "--dtype=auto",
+        "--max-queue=256",
+        "--queue-timeout=1m",
+        "--request-timeout=10m",
+        "--drain-timeout=1m",
+    ]
+
+
+def test_every_field_of_the_engine_reaches_the_runtime(make_model):
+    model = make_model(
+        model={"source": "hf://a/b@main", "capabilities": ["chat", "embeddings"]},
+        engine={"dtype": "float32", "maxModelLength": 2048, "maxConcurrentSequences": 4, "args": ["--seed", "7"]},
+        limits={
+            "maxConcurrency": 3,
+            "maxQueue": 0,
+            "queueTimeout": "500ms",
+            "requestTimeout": "90s",
+            "maxPromptTokens": 10,
+            "maxNewTokens": 20,
+        },
+        rollout={"drainTimeout": "0s"},
+    )
+    assert container(model)["args"] == [
+        "--model=hf://a/b@main",
+        "--served-model-name=assistant",
+        "--capability=chat",
+        "--capability=embeddings",
+        "--dtype=float32",
+        "--max-model-length=2048",
+        "--max-concurrent-sequences=4",
+        "--max-concurrency=3",
+        "--max-queue=0",
+        "--queue-timeout=500ms",
+        "--request-timeout=90s",
+        "--max-prompt-tokens=10",
+        "--max-new-tokens=20",
+        "--drain-timeout=0s",
+        "--seed",
+        "7",
+    ]
+
+
+def test_the_models_own_variables_win_and_names_are_unique(make_model):
+    model = make_model(engine={"env": [{"name": "HOME", "value": "/elsewhere"}, {"name": "X", "value": "1"}, {"name": "X", "value": "2"}]})
+    variables = container(model)["env"]
+    names = [variable["name"] for variable in variables]
+    assert len(names) == len(set(names))
+    assert {"HOME": "/elsewhere", "X": "2", "MODELYARD_CACHE_DIR": "/var/cache/modelyard"}.items() <= {
+        v["name"]: v["value"] for v in variables
+    }.items()
+
+
+def test_devices_are_requested_tolerated_and_chosen_by_product(make_model):
+    model = make_model(resources={"gpu": {"count": 2, "product": "NVIDIA-H200"}, "memory": "64Gi", "cpu": "8"})
+    assert container(model)["resources"] == {
+        "requests": {"cpu": "8", "nvidia.com/gpu": "2", "memory": "64Gi"},
+        "limits": {"nvidia.com/gpu": "2", "memory": "64Gi"},
+    }
+    spec = pod_spec(model)
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+    (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [{"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-H200"]}]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in spec["volumes"]
+
+
+def test_a_model_without_devices_sees_none(make_model):
+    assert container(make_model())["resources"] == {"requests": {"cpu": "1"}}
+    assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container(make_model())["env"]
+    assert "affinity" not in pod_spec(make_model())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "strategy", "expected"),
+    [
+        (0, "Auto", {"maxSurge": 1, "maxUnavailable": 0}),
+        (1, "Auto", {"maxSurge": 0, "maxUnavailable": 1}),
+        (1, "Surge", {"maxSurge": 1, "maxUnavailable": 0}),
+        (0, "Replace", {"maxSurge": 0, "maxUnavailable": 1}),
+    ],
+)
+def test_a_rollout_surges_only_where_no_device_is_needed(make_model, gpus, strategy, expected):
+    made = deployment(make_model(resources={"gpu": {"count": gpus}}, rollout={"strategy": strategy}))
+    assert made["spec"]["strategy"] == {"type": "RollingUpdate", "rollingUpdate": expected}
+
+
+def test_a_claim_is_mounted_read_only_and_read_as_files(make_model):
+    model = make_model(model={"source": "pvc://weights/models/chat"})
+    assert "--model=file:///models/weights/models/chat" in container(model)["args"]
+    assert {"name": "weights", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}} in pod_spec(model)["volumes"]
+    assert {"name": "weights", "mountPath": "/models/weights", "readOnly": True} in container(model)["volumeMounts"]
+
+
+def test_credentials_come_as_a_file(make_model):
+    model = make_model(model={"source": "hf://a/b", "credentialsSecret": "hub"})
+    assert {"name": "MODELYARD_TOKEN_FILE", "value": "/var/run/secrets/modelyard/token"} in container(model)["env"]
+    assert {"name": "token", "secret": {"secretName": "hub", "items": [{"key": "token", "path": "token"}]}} in pod_spec(model)["volumes"]
+    assert all("hub" not in argument for argument in container(model)["args"])
+
+
+def test_the_pods_overrides_are_merged(make_model):
+    spec = pod_spec(
+        make_model(
+            pod={
+                "nodeSelector": {"zone": "a"},
+                "tolerations": [{"key": "spot", "operator": "Exists"}],
+                "priorityClassName": "high",
+                "runtimeClassName": "nvidia",
+                "imagePullSecrets": ["registry"],
+            }
+        )
+    )
+    assert (spec["nodeSelector"], spec["priorityClassName"], spec["runtimeClassName"]) == ({"zone": "a"}, "high", "nvidia")
+    assert (spec["tolerations"], spec["imagePullSecrets"]) == ([{"key": "spot", "operator": "Exists"}], [{"name": "registry"}])
+
+
+def test_a_stopping_pod_has_time_to_drain(make_model):
+    assert pod_spec(make_model(rollout={"drainTimeout": "90s"}))["terminationGracePeriodSeconds"] == 105
+
+
+def test_the_number_of_replicas_may_be_somebody_elses(make_model):
+    assert deployment(make_model(), 3)["spec"]["replicas"] == 3
+    assert "replicas" not in deployment(make_model(), None)["spec"]
+
+
+def test_only_gateway_and_monitoring_get_in(make_model):
+    spec = builders.network_policy(make_model(), SETTINGS)["spec"]
+    allowed = {
+        rule["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]: [port["port"] for port in rule["ports"]]
+        for rule in spec["ingress"]
+    }
+    assert allowed == {"gw": [8000, 9000], "mon": [9000]}
+    assert spec["policyTypes"] == ["Ingress"]
+
+
+def test_the_service_leads_to_the_pods(make_model):
+    spec = builders.service(make_model(), SETTINGS)["spec"]
+    assert spec["selector"] == deployment(make_model())["spec"]["selector"]["matchLabels"]
+    assert spec["ports"] == [{"name": "http", "port": 80, "targetPort": 8000, "protocol": "TCP"}]

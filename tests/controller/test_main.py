@@ -1,0 +1,53 @@
+import logging
+
+import pytest
+from modelyard.controller.main import main, parse
+from pydantic import ValidationError
+
+
+@pytest.fixture(autouse=True)
+def _own_logging():
+    root, kopf = logging.getLogger(), logging.getLogger("kopf")
+    handlers, levels = root.handlers[:], (root.level, kopf.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    kopf.setLevel(levels[1])
+
+
+def test_flags_win_over_the_environment(monkeypatch):
+    monkeypatch.setenv("MODELYARD_RUNTIME_IMAGE", "from-env")
+    monkeypatch.setenv("MODELYARD_WATCH_NAMESPACE", "team-a")
+    settings = parse(["run", "--runtime-image", "from-flag"])
+    assert (settings.runtime_image, settings.watch_namespace) == ("from-flag", "team-a")
+    assert settings.build().runtime_image == "from-flag"
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        parse([]).port = 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--port", "eighty"), ("--workers", "0"), ("--image-pull-policy", "Sometimes"), ("--runtime-image", "")]
+)
+def test_a_bad_value_is_fatal_and_named(capsys, flag, value):
+    assert main([f"{flag}={value}"]) == 2
+    told = capsys.readouterr().err
+    assert flag in told
+    assert repr(value) in told
+    assert told.count("\n") == 1
+
+
+def test_without_a_cluster_it_says_what_to_do(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    assert main([]) == 1
+    assert "KUBECONFIG" in capsys.readouterr().err
+
+
+def test_help_teaches_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert all(words in told for words in ("--watch-namespace", "--lease-duration", "MODELYARD_", "(default: 32)"))
