@@ -122,7 +122,7 @@ bench-runtime: .venv/dev.stamp ## Runtime: tokens per second and time to first t
 	$(BIN)/python benchmarks/runtime.py
 
 bench-operator: .venv/dev.stamp ## Operator: 1,000 models on a control plane
-	$(BIN)/python benchmarks/operator.py
+	$(BIN)/python benchmarks/operator_scale.py
 
 clean: ## Remove .venv, caches and build outputs
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
