@@ -43,7 +43,7 @@ class ArgumentsInvalid(RuntimeFailed):
     """A flag, environment variable or combination of them is wrong."""
 
     reason = Reason.ENGINE_ARGUMENTS_INVALID
-    default_remedy = "see modelyard-runtime serve --help"
+    default_remedy = "correct the flag, in a manifest engine.args; modelyard-runtime serve --help lists them all"
 
 
 class WeightsNotFound(RuntimeFailed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,19 @@ from modelyard_runtime.sources import store
 
 def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report) -> Path:
     """Returns a folder with config.json. Raises WeightsNotFound, and DownloadFailed on a cache that cannot be written."""
+    try:
+        found = _find(path)
+    except PermissionError as error:
+        raise WeightsNotFound(
+            f"{error.filename} may not be read by user {os.getuid()}", "make the weights readable for every user: chmod -R a+rX"
+        ) from error
+    return found if found.is_dir() else _converted(found, cache, stores, report)
+
+
+def _find(path: Path) -> Path:
+    """Returns a folder with config.json, or a GGUF file."""
     if path.is_file() and path.suffix == ".gguf":
-        return _converted(path, cache, stores, report)
+        return path
     if not path.exists():
         raise WeightsNotFound(f"{path} does not exist", "check model.source; in a pod the path is one of the image or of a mounted volume")
     if not path.is_dir():
@@ -25,7 +37,7 @@ def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report) -> 
         return path
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
-        return _converted(files[0], cache, stores, report)
+        return files[0]
     remedy = "name the file" if files else "point model.source at the folder that holds config.json and *.safetensors"
     raise WeightsNotFound(f"{path} holds no config.json and {len(files)} .gguf files", remedy)
 
