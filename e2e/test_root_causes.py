@@ -25,12 +25,12 @@ FAULTS = {
     ),
     "unschedulable": Fault("Unschedulable", {"pod": {"nodeSelector": {"example.com/nowhere": "yes"}}}, ("node", "spec.pod")),
     "image-pull-failed": Fault("ImagePullFailed", {"engine": {"image": "registry.invalid/nothing:1"}}, ("registry.invalid/nothing:1",)),
-    "weights-not-found": Fault("WeightsNotFound", {"model": {"source": "file:///nowhere"}}, ("/nowhere", "spec.model.source")),
+    "weights-not-found": Fault("WeightsNotFound", {"model": {"source": "file:///nowhere"}}, ("/nowhere", "model.source")),
     "unsupported-model": Fault("UnsupportedModel", {"model": {"source": "pvc://weights/odd"}}, ("NoSuchForCausalLM",)),
     "out-of-memory": Fault("OutOfMemory", {"resources": {"cpu": "50m", "memory": "64Mi"}}, ("memory", "spec.resources.memory")),
     "crash-loop": Fault("CrashLoop", {"engine": {"env": [{"name": "PYTHONHOME", "value": "/nowhere"}]}}, ("exit code", "log")),
     "engine-arguments-invalid": Fault(
-        "EngineArgumentsInvalid", {"engine": {"args": ["--no-such-flag=1"]}}, ("--no-such-flag", "spec.engine.args")
+        "EngineArgumentsInvalid", {"engine": {"args": ["--no-such-flag=1"]}}, ("--no-such-flag", "engine.args")
     ),
 }
 
@@ -88,7 +88,7 @@ def _write_odd_weights(namespace: str) -> None:
     config = json.dumps({"architectures": ["NoSuchForCausalLM"], "model_type": "no-such"})
     apply(
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "weights", "namespace": namespace}, "spec": claim},
-        _writer(namespace, f"mkdir -p /weights/odd && echo '{config}' > /weights/odd/config.json"),
+        _writer(namespace, f"mkdir -p /weights/odd && echo '{config}' > /weights/odd/config.json && chmod -R a+rX /weights"),
     )
     kubectl("-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=60s")
     kubectl("-n", namespace, "delete", "pod", "writer", "--wait=false")

@@ -10,7 +10,7 @@ OPERATOR, GATEWAY = (f"system:serviceaccount:{SYSTEM}:modelyard-{part}" for part
 
 ALLOWED = [
     (OPERATOR, "patch", "deployments.apps", "anywhere"),
-    (OPERATOR, "patch", "inferencemodels.modelyard.dev/status", "anywhere"),
+    (OPERATOR, "patch", "inferencemodels.modelyard.dev --subresource=status", "anywhere"),
     (OPERATOR, "update", "leases.coordination.k8s.io/modelyard-operator", SYSTEM),
     (GATEWAY, "watch", "inferencemodels.modelyard.dev", "anywhere"),
     (GATEWAY, "watch", "endpointslices.discovery.k8s.io", "anywhere"),
@@ -20,19 +20,19 @@ REFUSED = [
     *(
         (who, "create", resource, "anywhere")
         for who in (OPERATOR, GATEWAY)
-        for resource in ("pods", "pods/exec", "pods/attach", "pods/portforward")
+        for resource in ("pods", "pods --subresource=exec", "pods --subresource=attach", "pods --subresource=portforward")
     ),
     *(
         (who, "create", resource, "anywhere")
         for who in (OPERATOR, GATEWAY)
-        for resource in ("rolebindings.rbac.authorization.k8s.io", "serviceaccounts/token")
+        for resource in ("rolebindings.rbac.authorization.k8s.io", "serviceaccounts --subresource=token")
     ),
     (OPERATOR, "patch", "inferencemodels.modelyard.dev", "anywhere"),
     (OPERATOR, "delete", "inferencemodels.modelyard.dev", "anywhere"),
     (OPERATOR, "update", "leases.coordination.k8s.io", "anywhere"),
     (OPERATOR, "list", "configmaps", "anywhere"),
     (OPERATOR, "patch", "nodes", "anywhere"),
-    (GATEWAY, "patch", "inferencemodels.modelyard.dev/status", "anywhere"),
+    (GATEWAY, "patch", "inferencemodels.modelyard.dev --subresource=status", "anywhere"),
     (GATEWAY, "list", "pods", "anywhere"),
 ]
 
@@ -91,5 +91,5 @@ def test_the_custom_resources_outlive_the_release(make_model: MakeModel) -> None
 
 def _may(who: str, verb: str, resource: str, where: str) -> bool:
     namespace = "default" if where == "anywhere" else where
-    command = ["kubectl", "auth", "can-i", verb, resource, "-n", namespace, f"--as={who}"]
+    command = ["kubectl", "auth", "can-i", verb, *resource.split(), "-n", namespace, f"--as={who}"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "yes"

@@ -30,13 +30,13 @@ def test_a_request_wakes_it_and_silence_puts_it_back(sleeper: Model, openai: Ope
     answer = openai.chat.completions.create(model=sleeper.key, messages=QUESTION, max_tokens=4)
     print(f"answered after {time.monotonic() - started:.1f} s")
     assert answer.choices[0].finish_reason == "length"
-    assert sleeper.condition()["status"] == "True"
+    sleeper.wait_ready(10)
 
     eventually(lambda: _asleep(sleeper), seconds=60)
     decisions = sleeper.get()["status"]["scaling"]["decisions"]
     steps = [(decision["from"], decision["to"]) for decision in decisions]
     assert (0, 1) in steps
-    assert steps[-1] == (1, 0)
+    assert steps[0] == (1, 0), "the newest decision comes first"
     assert all(decision["why"] for decision in decisions)
 
 
