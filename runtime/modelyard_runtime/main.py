@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from modelyard_runtime.arguments import parse
 from modelyard_runtime.errors import RuntimeFailed
+from modelyard_runtime.hardware import share_cores
 from modelyard_runtime.settings import PullSettings, ServeSettings
 
 _TERMINATION_LOG = Path("/dev/termination-log")
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(settings: ServeSettings | PullSettings) -> None:
+    share_cores()
     if isinstance(settings, PullSettings):
         from modelyard_runtime.sources.pull import pull  # noqa: PLC0415
 

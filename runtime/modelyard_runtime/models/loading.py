@@ -1,12 +1,14 @@
 """Loading a causal language model from a folder: data type by device, threads by cores, weights laid out for the library's kernels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -125,7 +127,7 @@ def _check_folder(folder: Path) -> None:
 def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
         raise UnsupportedModel(f"config.json of {folder.name} is not one that Transformers knows: {error}") from error
 
 
@@ -138,15 +140,33 @@ def _tokenizer(folder: Path) -> Any:
 
 def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="eager"
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
         )
-        return model.eval().requires_grad_(False).to(device)
+        model = model.eval().requires_grad_(False).to(device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", "fetch the weights again") from error
     except (ValueError, KeyError, RuntimeError) as error:
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
         raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
+    _check_complete(folder, report["missing_keys"])
+    return model
+
+
+def _check_complete(folder: Path, missing: Iterable[str]) -> None:
+    """Raises WeightsNotFound: Transformers itself fills what is missing with random numbers, and only warns."""
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise WeightsNotFound(
+            f"{folder.name} lacks weights that its config.json asks for: {', '.join(names[:3])}{more}", "fetch the weights again"
+        )

@@ -1,0 +1,162 @@
+"""GGUF files become folders once, whole or not at all, and mean the same."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf as ggml
+import numpy as np
+import pytest
+import torch
+from modelyard_runtime.errors import DownloadFailed, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.gguf import MARKER, convert
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """GGUF's order of a rotary projection's rows: pairs side by side instead of halves."""
+    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(folder: Path, file: Path, *, scale: float = 1.0, architecture: str = "llama") -> None:
+    """Writes a tiny Llama and its tokenizer as a GGUF file of float32 tensors."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = model.config
+    writer = ggml.GGUFWriter(file, architecture)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]
+    tokens = sorted(vocabulary["vocab"], key=vocabulary["vocab"].__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in vocabulary["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(tokenizer.chat_template)
+    for name, tensor in model.state_dict().items():
+        writer.add_tensor(gguf_name(name), weights_of(name, tensor.numpy() * scale, config))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_name(name: str) -> str:
+    whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    if name in whole:
+        return whole[name]
+    _, _, layer, part = name.removesuffix(".weight").split(".", 3)
+    return f"blk.{layer}.{NAMES[part]}.weight"
+
+
+def weights_of(name: str, weights: np.ndarray, config: Any) -> np.ndarray:
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    return next((interleaved(weights, count) for part, count in heads.items() if part in name), weights)
+
+
+@pytest.fixture(scope="module")
+def gguf_file(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(kit.folder("llama"), file)
+    return file
+
+
+def scores(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.arange(5, 15)[None]).logits
+    return logits
+
+
+def test_a_converted_model_means_the_same(kit: Any, gguf_file: Path, tmp_path: Path) -> None:
+    seen: list[float] = []
+    convert(gguf_file, tmp_path / "out", seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    wanted = scores(kit.folder("llama"))
+    torch.testing.assert_close(scores(tmp_path / "out"), wanted, atol=2e-2 * float(wanted.abs().max()), rtol=0)
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (kit.folder("llama"), tmp_path / "out"))
+    conversation = [{"role": "user", "content": "Hello world 😀"}]
+    assert after.apply_chat_template(conversation, add_generation_prompt=True) == before.apply_chat_template(
+        conversation, add_generation_prompt=True
+    )
+    assert (after.bos_token_id, after.eos_token_id) == (1, 2)
+
+
+async def test_the_engine_serves_a_converted_model(kit: Any, gguf_file: Path, tmp_path: Path) -> None:
+    convert(gguf_file, tmp_path / "out", lambda fraction: None)
+    [reference] = kit.references(tmp_path / "out", [[5, 6, 7]], 12)
+    async with kit.engine(tmp_path / "out") as engine:
+        assert await kit.tokens(engine, [5, 6, 7], max_tokens=12) == reference.tokens
+
+
+def test_a_second_conversion_does_nothing_and_another_file_replaces(gguf_file: Path, kit: Any, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    convert(gguf_file, target, lambda fraction: None)
+    made = (target / "model.safetensors").stat()
+    assert made.st_mode & 0o444 == 0o444
+    convert(gguf_file, target, lambda fraction: None)
+    assert (target / "model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
+    other = tmp_path / "other.gguf"
+    write_gguf(kit.folder("llama"), other, scale=0.5)
+    convert(other, target, lambda fraction: None)
+    assert json.loads((target / MARKER).read_text())["source"] == "other.gguf"
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == ["other.gguf", "out"]
+
+
+def test_weights_beyond_float16_are_kept_in_float32(kit: Any, tmp_path: Path) -> None:
+    file = tmp_path / "big.gguf"
+    write_gguf(kit.folder("llama"), file, scale=1e6)
+    convert(file, tmp_path / "out", lambda fraction: None)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.float32
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.gguf").write_text("<html>404</html>")
+    with pytest.raises(WeightsNotFound, match="not a GGUF file"):
+        convert(tmp_path / "page.gguf", tmp_path / "out", lambda fraction: None)
+    with pytest.raises(WeightsNotFound, match="cannot be read"):
+        convert(tmp_path / "missing.gguf", tmp_path / "out", lambda fraction: None)
+
+
+def test_an_unknown_architecture_or_half_a_file_leaves_nothing_behind(kit: Any, gguf_file: Path, tmp_path: Path) -> None:
+    unknown, half = tmp_path / "unknown.gguf", tmp_path / "half.gguf"
+    write_gguf(kit.folder("llama"), unknown, architecture="novel")
+    half.write_bytes(gguf_file.read_bytes()[: gguf_file.stat().st_size // 2])
+    for file in (unknown, half):
+        with pytest.raises(UnsupportedModel, match=file.name):
+            convert(file, tmp_path / "out", lambda fraction: None)
+        assert not (tmp_path / "out").exists()
+        assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_target_that_cannot_be_written_says_how_much_space_is_needed(gguf_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DownloadFailed, match="cannot write") as failure:
+        convert(gguf_file, tmp_path / "file" / "out", lambda fraction: None)
+    assert "GiB of free space" in failure.value.remedy
+    assert os.listdir(tmp_path) == ["file"]

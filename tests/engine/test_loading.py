@@ -1,0 +1,140 @@
+"""Loading a folder: what is missing or wrong is named, and what is loaded is exact."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from modelyard_runtime.engine.capacity import fit
+from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.hardware import available_memory, has_matrix_units, usable_cores
+from modelyard_runtime.models.loading import choose_device, choose_dtype, load_causal_lm
+from modelyard_runtime.models.packing import PackedLinear, pack
+from torch import nn
+
+GIB = 2**30
+
+
+def load(folder: Path) -> Any:
+    return load_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None)
+
+
+@pytest.fixture
+def folder(kit: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(kit.folder("llama"), tmp_path / "model"))
+
+
+def test_a_folder_is_loaded_with_what_serves_it(folder: Path) -> None:
+    seen: list[float] = []
+    loaded = load_causal_lm(folder, dtype="auto", device="cpu", progress=seen.append)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert loaded.dtype == (torch.bfloat16 if has_matrix_units() else torch.float32)
+    assert loaded.context_length == 512
+    assert loaded.eos_token_ids == {2}
+    assert loaded.chat_template
+    assert not any(type(module) is nn.Linear for module in loaded.model.modules())
+    assert torch.get_num_threads() == usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("file", "failure", "words"),
+    [
+        ("config.json", WeightsNotFound, "no config.json"),
+        ("model.safetensors", WeightsNotFound, "no .safetensors file"),
+        ("tokenizer.json", WeightsNotFound, "tokenizer of model cannot be read"),
+    ],
+)
+def test_a_missing_file_is_named(folder: Path, file: str, failure: type[Exception], words: str) -> None:
+    (folder / file).unlink()
+    with pytest.raises(failure, match=words):
+        load(folder)
+
+
+def test_weights_cut_short_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises((WeightsNotFound, UnsupportedModel), match="model"):
+        load(folder)
+
+
+@pytest.mark.parametrize("change", [{"model_type": "novel"}, {"hidden_size": "many"}])
+def test_a_config_that_is_not_understood_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UnsupportedModel, match="model"):
+        load(folder)
+
+
+def test_weights_of_other_shapes_than_the_config_says_are_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 97}))
+    with pytest.raises(UnsupportedModel, match="cannot be loaded"):
+        load(folder)
+
+
+def test_weights_that_the_config_wants_and_the_file_lacks_are_named(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"num_hidden_layers": 4, "layer_types": None}))
+    with pytest.raises(WeightsNotFound, match=r"model\.layers\.3"):
+        load(folder)
+
+
+def test_dtypes_and_devices_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ArgumentsInvalid, match="float8"):
+        choose_dtype("float8", torch.device("cpu"))
+    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    if not torch.cuda.is_available():
+        with pytest.raises(ArgumentsInvalid, match="no CUDA device"):
+            choose_device("cuda")
+
+
+def test_packed_layers_multiply_as_plain_ones() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(48, 96), nn.Linear(96, 31, bias=False)).eval()
+    rows = [torch.randn(1, count, 48) for count in (1, 2, 7, 33)]
+    with torch.no_grad():
+        wanted = [plain(row) for row in rows]
+        assert pack(plain) == 2
+        assert all(isinstance(layer, PackedLinear) for layer in plain)
+        for row, product in zip(rows, wanted, strict=True):
+            torch.testing.assert_close(plain(row), product, atol=1e-5, rtol=1e-5)
+
+
+def test_the_machine_has_cores_and_memory() -> None:
+    assert usable_cores() >= 1
+    assert available_memory() > 0
+
+
+@pytest.mark.parametrize(
+    ("context", "settings", "memory", "sequences", "length"),
+    [
+        (8192, EngineSettings(), 100 * GIB, 16, 8192),
+        (131072, EngineSettings(), 100 * GIB, 16, 8192),
+        (512, EngineSettings(), 100 * GIB, 16, 512),
+        (8192, EngineSettings(), 2 * GIB, 4, 4096),
+        (8192, EngineSettings(), 60 * 2**20, 2, 256),
+        (8192, EngineSettings(max_model_length=2048), 2 * GIB, 9, 2048),
+        (8192, EngineSettings(max_concurrent_sequences=8), 2 * GIB, 8, 2048),
+        (8192, EngineSettings(max_model_length=100_000), 100 * GIB, 16, 8192),
+        (8192, EngineSettings(max_model_length=8192, max_concurrent_sequences=4), 2 * GIB, 4, 8192),
+    ],
+)
+def test_the_cache_fits_the_memory(context: int, settings: EngineSettings, memory: int, sequences: int, length: int) -> None:
+    got = fit(context, settings, 46_080, memory)
+    assert (got.sequences, got.length) == (sequences, length)
+    assert got.total_bytes <= memory
+
+
+@pytest.mark.parametrize(
+    "settings", [EngineSettings(max_concurrent_sequences=64, max_model_length=8192), EngineSettings(max_concurrent_sequences=512)]
+)
+def test_a_cache_that_does_not_fit_says_what_it_needs(settings: EngineSettings) -> None:
+    with pytest.raises(OutOfMemory, match=r"the KV cache needs .* GiB") as failure:
+        fit(8192, settings, 46_080, 2 * GIB)
+    assert "maxModelLength" in failure.value.remedy
