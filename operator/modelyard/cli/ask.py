@@ -35,6 +35,7 @@ async def _ask(url: str, model: str | None, text: str, max_tokens: int | None) -
     from modelyard.cli import client  # noqa: PLC0415
 
     chosen = model or await client.chat_model(url)
-    async for piece in client.stream_chat(url, chosen, [{"role": "user", "content": text}], max_tokens=max_tokens):
+    sampling = {"max_tokens": max_tokens} if max_tokens else {}
+    async for piece in client.stream_chat(url, chosen, [{"role": "user", "content": text}], **sampling):
         print(piece, end="", flush=True)
     print()

@@ -15,11 +15,12 @@ Message = dict[str, str]
 _TIMEOUT = httpx.Timeout(None, connect=5.0)
 
 
-async def stream_chat(url: str, model: str, messages: list[Message], *, max_tokens: int | None = None) -> AsyncGenerator[str]:
-    """Yields the answer's text as it comes; closing the iterator stops the model too. Raises LocalFailed."""
-    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
-    if max_tokens is not None:
-        body["max_tokens"] = max_tokens
+async def stream_chat(url: str, model: str, messages: list[Message], **sampling: float) -> AsyncGenerator[str]:
+    """Yields the answer's text as it comes; closing the iterator stops the model too. Raises LocalFailed.
+
+    ``sampling`` are further fields of the request, such as ``max_tokens``.
+    """
+    body = {"model": model, "messages": messages, "stream": True, **sampling}
     async with _client(url) as client, client.stream("POST", f"{url}/chat/completions", json=body) as response:
         if response.status_code != httpx.codes.OK:
             raise _failure(await response.aread(), response.status_code)

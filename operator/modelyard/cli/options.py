@@ -18,7 +18,7 @@ StateDir = Annotated[
         "--state-dir",
         envvar="MODELYARD_STATE_DIR",
         metavar="DIR",
-        help="Where `up` keeps its state and logs, and other commands look for it. Default: modelyard in $XDG_STATE_HOME or ~/.local/state.",
+        help="Where `up` keeps state and logs, and other commands look for them. Default: modelyard in $XDG_STATE_HOME or ~/.local/state",
         show_default=False,
     ),
 ]

@@ -28,8 +28,8 @@ from modelyard.local.project import Project
 from modelyard.local.state import Instance, State
 
 _INTERRUPTED = 130
-#: A first answer is a proof of life; a small model may ramble on.
-_ANSWER_TOKENS = 512
+#: A first answer ends after so many pieces, about as many tokens: small models may ramble on.
+_ANSWER_PIECES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,13 @@ class Session:
         model = await self._first_chat_model()
         self._screen.begin_answer(text)
         try:
-            async for piece in client.stream_chat(url, str(model), [{"role": "user", "content": text}], max_tokens=_ANSWER_TOKENS):
-                self._screen.answer(piece)
+            messages = [{"role": "user", "content": text}]
+            async with contextlib.aclosing(client.stream_chat(url, str(model), messages, temperature=0.0)) as answer:
+                pieces = 0
+                async for piece in answer:
+                    self._screen.answer(piece)
+                    if (pieces := pieces + 1) == _ANSWER_PIECES:
+                        break
         finally:
             self._screen.end_answer()
 

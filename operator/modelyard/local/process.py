@@ -44,34 +44,38 @@ class LogFile:
 class Process:
     """A running process. Made by `start`; `wait` must be awaited to the end."""
 
-    def __init__(self, child: asyncio.subprocess.Process, leash: int, log: LogFile):
+    def __init__(self, child: asyncio.subprocess.Process, leash: int, pump: asyncio.Task[None]):
         self.pid = child.pid
         self.started_at = time.time()
-        self._child = child
-        self._leash = leash
-        self._pump = asyncio.create_task(_pump(child.stdout, log), name=f"log of process {child.pid}")
+        self._child, self._leash, self._pump = child, leash, pump
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str], log: LogFile) -> "Process":
-        """Starts a command in a session of its own: a terminal's Ctrl-C is the parent's to handle. Raises OSError."""
+        """Starts a command in a session of its own: a terminal's Ctrl-C is the parent's to handle. Raises OSError.
+
+        The log's pipe is our own. asyncio takes a process for ended only when its pipes are closed, and what the process has
+        started may hold them open.
+        """
         watched, leash = os.pipe()
+        output, written = os.pipe()
+        pump = asyncio.create_task(_pump(output, log), name="log")
         try:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(watched), "--", *command),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=written,
+                stderr=written,
                 env=dict(environment),
                 pass_fds=(watched,),
                 start_new_session=True,
-                limit=_LINE_BYTES,
             )
         except BaseException:
             os.close(leash)
             raise
         finally:
             os.close(watched)
-        return cls(child, leash, log)
+            os.close(written)
+        return cls(child, leash, pump)
 
     def terminate(self) -> None:
         """Asks it to end."""
@@ -101,15 +105,23 @@ class Process:
             self._child.send_signal(number)
 
 
-async def _pump(stream: asyncio.StreamReader | None, log: LogFile) -> None:
-    assert stream is not None
-    while True:
-        try:
-            line = await stream.readuntil()
-        except asyncio.LimitOverrunError as overrun:
-            line = await stream.readexactly(min(overrun.consumed, _LINE_BYTES)) + b"\n"
-        except asyncio.IncompleteReadError as end:
-            line = end.partial
-        if not line:
-            return
-        log.write(line)
+async def _pump(descriptor: int, log: LogFile) -> None:
+    """Copies lines into the log until nobody holds the pipe's other end."""
+    reader = asyncio.StreamReader(limit=_LINE_BYTES)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb"))
+    try:
+        while line := await _line(reader):
+            log.write(line)
+    finally:
+        transport.close()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """Returns a line with its end, a part of one that is too long, or nothing at the end."""
+    try:
+        return await reader.readuntil()
+    except asyncio.LimitOverrunError as overrun:
+        return await reader.readexactly(min(overrun.consumed, _LINE_BYTES)) + b"\n"
+    except asyncio.IncompleteReadError as end:
+        return end.partial
