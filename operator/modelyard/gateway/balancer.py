@@ -51,23 +51,23 @@ class Group:
         self._changes = changes
         self._connect_timeout = connect_timeout
 
-    def acquire(self, exchange: Exchange, avoid: Target | None) -> Lease:
-        """Returns a context that waits for a replica other than ``avoid``, counts the request on it, and always counts it off again."""
-        return Lease(self, exchange, avoid)
+    def acquire(self, exchange: Exchange) -> Lease:
+        """Returns a context that waits for a replica, counts the request on it, and always counts it off again."""
+        return Lease(self, exchange)
 
-    def pick(self, avoid: Target | None) -> Target | None:
+    def pick(self) -> Target | None:
         """Returns the replica for the next request, or None when there is none to take."""
         targets = self.targets
         count = len(targets)
-        if count > 2:
-            first = targets[int(random.random() * count)]  # noqa: S311  (spreads load, keeps no secret)
-            second = targets[int(random.random() * count)]  # noqa: S311
-        elif count:
-            first, second = targets[0], targets[-1]
-        else:
+        if count == 0:
             return None
-        if first.ejected or second.ejected or first is avoid or second is avoid:
-            usable = [target for target in targets if not target.ejected and target is not avoid]
+        first = second = targets[0]
+        if count > 1:
+            index = int(random.random() * count)  # noqa: S311  (spreads load, keeps no secret)
+            step = 1 + int(random.random() * (count - 1))  # noqa: S311
+            first, second = targets[index], targets[(index + step) % count]
+        if first.ejected or second.ejected:
+            usable = [target for target in targets if not target.ejected]
             return min(usable, key=lambda target: target.in_flight, default=None)
         return second if second.in_flight < first.in_flight else first
 
@@ -104,19 +104,18 @@ class Group:
 class Lease:
     """A request's hold on a replica, from `Group.acquire`."""
 
-    __slots__ = ("_avoid", "_exchange", "_group", "_target")
+    __slots__ = ("_exchange", "_group", "_target")
 
-    def __init__(self, group: Group, exchange: Exchange, avoid: Target | None):
+    def __init__(self, group: Group, exchange: Exchange):
         self._group = group
         self._exchange = exchange
-        self._avoid = avoid
         self._target: Target | None = None
 
     async def __aenter__(self) -> Target:
         group = self._group
-        target = group.pick(self._avoid)
+        target = group.pick()
         if target is None:
-            target = await group.room.hold(self._exchange, partial(group.pick, self._avoid), lambda: bool(group.targets))
+            target = await group.room.hold(self._exchange, group.pick, lambda: bool(group.targets))
         self._target = target
         group.count(target, 1)
         return target

@@ -109,10 +109,10 @@ class Downstream(asyncio.Protocol):
         """Starts the connection's task."""
         self._transport = transport
         self._idle_since = self.now()
-        if self._service.enter(self):
-            self._task = asyncio.get_running_loop().create_task(self._serve())
-        else:
-            transport.abort()  # type: ignore[attr-defined]  # a Transport, as in every connection of a server
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+        refusal = self._service.enter(self)
+        if refusal is not None:
+            self._reader.refuse(refusal)
 
     def data_received(self, data: bytes) -> None:
         """Parses; a client that sends requests ahead is not read until they are answered."""

@@ -75,17 +75,24 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(InvalidRequest("Upgrade and CONNECT are not supported: use plain HTTP/1.1."))
+            self.refuse(InvalidRequest("Upgrade and CONNECT are not supported: use plain HTTP/1.1."))
         except httptools.HttpParserError as error:
-            self._refuse(InvalidRequest(f"The request is not valid HTTP/1.1: {error}."))
+            self.refuse(InvalidRequest(f"The request is not valid HTTP/1.1: {error}."))
         if self._in_head and self._fed > self._limits.head:
-            self._refuse(self._head_too_large())
+            self.refuse(self._head_too_large())
 
     def expire(self) -> None:
         """Ends a request that took too long."""
         part = "head" if self._in_head else "body"
         seconds = self._limits.head_seconds if self._in_head else self._limits.body_seconds
-        self._refuse(RequestTimeout(f"The request's {part} did not arrive within {seconds:g} s."))
+        self.refuse(RequestTimeout(f"The request's {part} did not arrive within {seconds:g} s."))
+
+    def refuse(self, error: ApiError) -> None:
+        """Delivers an error in the request's place and reads no further: where the next request begins is no longer known."""
+        if not self.stopped:
+            self.stopped = True
+            self._stats.buffered_bytes -= self._size
+            self._hand_over(b"", True, error)
 
     def discard(self) -> None:
         """Drops what came of a request that never will be complete."""
@@ -106,6 +113,8 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keeps a line that goes on, or a field that ends here."""
+        if not self._in_head:
+            return  # A trailer must not pass for a header.
         lowered = name.lower()
         if lowered in wire.REQUEST_ENDS_HERE:
             if lowered in _SINGLE and lowered in self._ends_here:
@@ -122,7 +131,7 @@ class RequestReader:
         self._http10 = self._parser.get_http_version() == "1.0"
         error = self._check_head()
         if error is not None:
-            self._refuse(error)
+            self.refuse(error)
             return
         self.deadline = self._now + self._limits.body_seconds
         if b"expect" in self._ends_here and not self._http10:
@@ -136,9 +145,9 @@ class RequestReader:
         self._size += len(data)
         self._stats.buffered_bytes += len(data)
         if self._size > self._limits.body:
-            self._refuse(self._body_too_large())
+            self.refuse(self._body_too_large())
         elif self._stats.buffered_bytes > self._limits.buffered:
-            self._refuse(
+            self.refuse(
                 Unavailable("The gateway holds as many requests in memory as it may. Retry later.", code="overloaded", retry_after=1)
             )
 
@@ -171,13 +180,6 @@ class RequestReader:
         self._ends_here: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
         self._size = 0
-
-    def _refuse(self, error: ApiError) -> None:
-        """Delivers an error in the request's place and reads no further: where the next request begins is no longer known."""
-        if not self.stopped:
-            self.stopped = True
-            self._stats.buffered_bytes -= self._size
-            self._hand_over(b"", True, error)
 
     def _check_head(self) -> ApiError | None:
         fields = self._ends_here

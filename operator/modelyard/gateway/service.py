@@ -7,10 +7,10 @@ import logging
 import time
 from urllib.parse import unquote_to_bytes
 
-from modelyard.api.errors import ApiError, BadGateway, InternalError, MethodNotAllowed, UnknownPath
+from modelyard.api.errors import ApiError, BadGateway, InternalError, MethodNotAllowed, Unavailable, UnknownPath
 from modelyard.gateway import catalogue
 from modelyard.gateway.access_log import AccessLog
-from modelyard.gateway.balancer import Balancer, Target
+from modelyard.gateway.balancer import Balancer
 from modelyard.gateway.demand import Changes
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.downstream import Downstream
@@ -43,11 +43,15 @@ class Service:
         self.access_log = access_log
         self._directory = directory
 
-    def enter(self, connection: Downstream) -> bool:
-        """Takes a connection in; False when there are too many."""
+    def enter(self, connection: Downstream) -> ApiError | None:
+        """Takes a connection in; returns why not when there are too many, and cuts it off when refusing is not enough."""
         self.connections.add(connection)
-        self.stats.connections = len(self.connections)
-        return self.stats.connections <= self.settings.max_connections
+        self.stats.connections = count = len(self.connections)
+        if count <= self.settings.max_connections:
+            return None
+        if count > 2 * self.settings.max_connections:
+            connection.abort()
+        return Unavailable("The gateway has as many connections as it may. Retry later.", code="overloaded", retry_after=1)
 
     def leave(self, connection: Downstream) -> None:
         """Forgets a connection."""
@@ -107,15 +111,16 @@ class Service:
     async def forward(self, exchange: Exchange) -> None:
         """Passes a request to a replica of its model and the answer back, as both come.
 
-        A replica that fails before the first byte of an answer costs one retry on another: generation has no side effects.
+        A replica that fails before the first byte of an answer is left out for a while, and the request tried once more: generation has no
+        side effects.
         """
         wanted = await read_wanted(exchange.request.body)
         record = self._directory.resolve(wanted.model)
         group = self.balancer.group(record)
         exchange.record, exchange.stats, exchange.streaming = record, group.stats, wanted.stream
-        failed: Target | None = None
+        retried = False
         while True:
-            async with group.acquire(exchange, failed) as target:
+            async with group.acquire(exchange) as target:
                 exchange.endpoint = target.endpoint
                 exchange.deadline = self.now() + record.request_timeout
                 try:
@@ -125,11 +130,11 @@ class Service:
                 except UpstreamFailed as failure:
                     group.eject(target, failure)
                     group.stats.fail(failure.kind)
-                    if exchange.relayed or failed is not None:
+                    if exchange.relayed or retried:
                         _give_up(exchange, failure)
                         return
-                    failed = target
             group.stats.retries += 1
+            retried = True
 
     def _finish(self, exchange: Exchange) -> None:
         request = exchange.request

@@ -128,6 +128,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keeps a header line, or what it means for this hop."""
+        if self._status:
+            return  # A trailer: the head is out.
         lowered = name.lower()
         if lowered == b"content-type":
             self._sse = wire.is_event_stream(value)
