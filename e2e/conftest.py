@@ -1,5 +1,6 @@
 """The chart installed once for all tests, and for each test a namespace of its own under the restricted Pod Security Standard."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -11,21 +12,27 @@ from openai import OpenAI
 MakeModel = Callable[..., Model]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what needs a frozen API server where nothing can freeze one; such tests are not counted as skipped."""
-    import os  # noqa: PLC0415
-
+    """Puts what needs a bare API server before what installs an operator. Leaves out what needs to freeze the API server where nothing
+    can; such tests are not counted as skipped."""
+    items.sort(key=lambda item: item.path.name != "test_api_server.py")
     if not os.environ.get("E2E_FREEZE"):
         left_out = [item for item in items if item.get_closest_marker("freeze")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
-@pytest.fixture(scope="session")
-def release() -> Iterator[None]:
-    """Modelyard, installed from the chart; removed afterwards, but for the custom resource definitions, which stay by design."""
+@pytest.fixture(scope="session", autouse=True)
+def clean() -> None:
+    """A cluster without what an aborted run left behind."""
     _remove_leftovers()
     harness.uninstall()
+
+
+@pytest.fixture(scope="session")
+def release(clean: None) -> Iterator[None]:
+    """Modelyard, installed from the chart; removed afterwards, but for the custom resource definitions, which stay by design."""
     harness.install()
     yield
     _remove_leftovers()

@@ -128,7 +128,7 @@ class Model:
         return eventually(reached, seconds=seconds)
 
 
-def install(*arguments: str) -> None:
+def install() -> None:
     """Installs the chart with the images under test, and waits until it runs."""
     images = [f"operator.image={os.environ.get('OPERATOR_IMAGE', 'modelyard-operator:dev')}"]
     images.append(f"runtime.image={os.environ.get('RUNTIME_IMAGE', 'modelyard-runtime:dev')}")
@@ -136,21 +136,9 @@ def install(*arguments: str) -> None:
     if not exists("namespace", SYSTEM):
         kubectl("create", "namespace", SYSTEM)
     kubectl("label", "namespace", SYSTEM, RESTRICTED, f"{TEST_LABEL}=true", "--overwrite")
-    run(
-        "helm",
-        "upgrade",
-        "--install",
-        RELEASE,
-        str(CHART),
-        "-n",
-        SYSTEM,
-        "--set",
-        ",".join(images),
-        "--wait",
-        "--timeout",
-        "120s",
-        *arguments,
-    )
+    # Definitions may be there already: kept from an earlier release, or applied by tests that need no operator.
+    command = ["helm", "upgrade", "--install", RELEASE, str(CHART), "-n", SYSTEM, "--take-ownership", "--wait", "--timeout", "120s"]
+    run(*command, "--set", ",".join(images))
 
 
 def uninstall() -> None:
