@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams, TokenEvent
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
@@ -16,6 +17,10 @@ from modelyard_runtime.models.loading import LoadedModel, load_causal_lm
 from modelyard_runtime.sources.resolve import resolve
 from modelyard_runtime.sources.tiny import make_chat
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+# Time is no property: the machine may be busy.
+settings.register_profile("modelyard", deadline=None)
+settings.load_profile("modelyard")
 
 _COMMON = {
     "hidden_size": 64,
@@ -79,10 +84,10 @@ class Kit:
         return load_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None)
 
     @asynccontextmanager
-    async def engine(self, model: str | Path | LoadedModel, **settings: int) -> AsyncIterator[TransformersEngine]:
+    async def engine(self, model: str | Path | LoadedModel, **bounds: int) -> AsyncIterator[TransformersEngine]:
         """An engine that is started and warm, and stopped at the end."""
         loaded = model if isinstance(model, LoadedModel) else self.load(model)
-        engine = TransformersEngine(loaded, EngineSettings(**{"max_model_length": 256, "max_concurrent_sequences": 8, **settings}))
+        engine = TransformersEngine(loaded, EngineSettings(**{"max_model_length": 256, "max_concurrent_sequences": 8, **bounds}))
         engine.start()
         try:
             await engine.warm_up()

@@ -90,9 +90,10 @@ def scores(folder: Path) -> torch.Tensor:
     return logits
 
 
-def test_a_converted_model_means_the_same(kit: Any, gguf_file: Path, tmp_path: Path) -> None:
+def test_a_converted_model_means_the_same(kit: Any, gguf_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[float] = []
     convert(gguf_file, tmp_path / "out", seen.append)
+    assert "%|" not in capsys.readouterr().err
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     wanted = scores(kit.folder("llama"))

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from modelyard_runtime.engine.base import EngineFailed, FinishReason, RequestTooLarge
+from modelyard_runtime.engine.base import EngineFailed, FinishReason, InvalidTokens, RequestTooLarge
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 
@@ -60,6 +60,24 @@ async def test_what_does_not_fit_is_refused_by_name(kit: Any) -> None:
         with pytest.raises(RequestTooLarge, match="empty"):
             engine.submit(kit.request([], max_tokens=5))
         assert len(await kit.tokens(engine, [5] * 60, max_tokens=4)) == 4
+
+
+@pytest.mark.parametrize("bad", [{"prompt": [5, -1]}, {"prompt": [5, 10**9]}, {"prompt": [5], "logit_bias": {10**9: 1.0}}])
+async def test_tokens_that_the_model_lacks_are_refused_before_they_fail_a_step(kit: Any, bad: dict[str, Any]) -> None:
+    async with kit.engine("qwen3") as engine:
+        with pytest.raises(InvalidTokens, match=r"token ids are 0 to \d+"):
+            engine.submit(kit.request(max_tokens=5, **bad))
+        assert len(await kit.tokens(engine, [5], max_tokens=4)) == 4
+
+
+async def test_waiting_and_running_are_counted(kit: Any) -> None:
+    async with kit.engine("qwen3", max_concurrent_sequences=1) as engine:
+        streams = [engine.submit(kit.request([5, 6], max_tokens=200)) for _ in range(3)]
+        await anext(streams[0])
+        assert (engine.stats().running, engine.stats().waiting) == (1, 2)
+        assert 0 < engine.stats().kv_cache_usage < 1
+        for stream in streams:
+            await stream.aclose()
 
 
 async def test_no_slot_leaks_over_random_cancellations(kit: Any) -> None:

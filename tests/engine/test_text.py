@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from modelyard_runtime.models.text import Detokeniser, StopStrings
 from modelyard_runtime.sources.tiny import make_chat
@@ -51,7 +51,6 @@ def test_streamed_text_is_the_decoded_text(kind: str, request: pytest.FixtureReq
 
     @given(texts)
     @example("a b ab  é漢😀 a")
-    @settings(deadline=None)
     def check(text: str) -> None:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert "".join(streamed(tokenizer, ids)) == whole(tokenizer, ids)
@@ -63,7 +62,6 @@ def test_any_tokens_stream_as_they_decode(bytewise: Any) -> None:
     """Random tokens, as an untrained model says them: broken characters too, and special tokens, which have no text."""
 
     @given(st.lists(st.integers(0, len(bytewise) - 1), max_size=14))
-    @settings(deadline=None)
     def check(ids: list[int]) -> None:
         assert "".join(streamed(bytewise, ids)) == whole(bytewise, ids)
 

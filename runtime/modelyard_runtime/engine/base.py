@@ -80,6 +80,10 @@ class RequestTooLarge(Exception):
     """The prompt and its answer do not fit the context or the KV cache."""
 
 
+class InvalidTokens(ValueError):
+    """A prompt or a bias names a token that the model does not have: computing it would fail everyone's step."""
+
+
 class TokenStream(Protocol):
     """An asynchronous iterator over one request's tokens as they come. Raises EngineFailed when the engine cannot go on."""
 
@@ -112,7 +116,7 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request and returns its tokens as they come. Close the stream to cancel.
 
-        Raises RequestTooLarge at once, and EngineFailed from the stream.
+        Raises RequestTooLarge or InvalidTokens at once, and EngineFailed from the stream.
         """
         ...
 

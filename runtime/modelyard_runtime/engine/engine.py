@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationRequest, RequestTooLarge, TokenEvent
+from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationRequest, InvalidTokens, RequestTooLarge, TokenEvent
 from modelyard_runtime.engine.cache import KVCache, SlotPool
 from modelyard_runtime.engine.capacity import choose_capacity
 from modelyard_runtime.engine.probe import adopt
@@ -92,8 +92,9 @@ class TransformersEngine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> SequenceStream:
-        """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge."""
+        """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge or InvalidTokens."""
         self._check_size(request)
+        self._check_tokens(request)
         sequence = Sequence.of(request)
         stream = SequenceStream(partial(self._cancel, sequence))
         if self._failure is not None:
@@ -125,7 +126,8 @@ class TransformersEngine:
 
     def stats(self) -> EngineStats:
         """Returns a snapshot."""
-        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting) + self._inbox.qsize()
+        running = len(self._scheduler.running)
+        waiting = max(0, len(self._streams) - running)
         return EngineStats(
             running=running,
             waiting=waiting,
@@ -144,6 +146,13 @@ class TransformersEngine:
                 f"a prompt of {prompt} tokens and {new} new tokens exceed this model's limit of {self.max_model_length} tokens: "
                 "shorten the prompt, lower max_tokens, or raise engine.maxModelLength"
             )
+
+    def _check_tokens(self, request: GenerationRequest) -> None:
+        for what, ids in (("prompt", request.prompt_token_ids), ("logit_bias", request.sampling.logit_bias or (0,))):
+            if min(ids) < 0 or max(ids) >= self._vocabulary:
+                raise InvalidTokens(
+                    f"{what}: this model's token ids are 0 to {self._vocabulary - 1}, and {min(ids)} to {max(ids)} were given"
+                )
 
     # On the engine's thread.
 

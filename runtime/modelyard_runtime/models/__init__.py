@@ -1,0 +1,1 @@
+"""One module per capability, and what loads them."""

@@ -7,14 +7,16 @@ float32.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import transformers
@@ -119,13 +121,29 @@ def _explained(gguf_file: Path) -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(_WithoutBars(sys.stderr)):
+            yield
     except MemoryError as error:
         raise OutOfMemory(f"converting {gguf_file.name} needs more memory than there is") from error
     except (ValueError, KeyError, RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{gguf_file.name} cannot be converted: {type(error).__name__}: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+class _WithoutBars(io.TextIOBase):
+    """Passes on all but progress bars: the reader draws one that no setting turns off, and progress has its own way out."""
+
+    def __init__(self, out: TextIO):
+        self._out = out
+
+    def write(self, text: str) -> int:
+        if not text.startswith("\r"):
+            self._out.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
 
 
 def _checksum(gguf_file: Path) -> str:
