@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test crds images load e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
+.PHONY: help venv quickstart check test crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,19 +94,24 @@ e2e: .venv/dev.stamp images load ## End-to-end tests on the cluster that KUBECON
 	OPERATOR_IMAGE=$(OPERATOR_IMAGE) RUNTIME_IMAGE=$(RUNTIME_IMAGE) E2E_FREEZE="$(if $(findstring cluster,$(E2E_LOAD)),$(CLUSTER))" \
 	  $(BIN)/pytest e2e $(PYTEST_ARGS)
 
-kind-up: ## Make a cluster with kind and load the images into it (needs docker, kind, kubectl, helm)
+install: ## Install the chart, or upgrade it, in the cluster that KUBECONFIG names
+	helm upgrade --install modelyard charts/modelyard -n modelyard-system --create-namespace --wait \
+	  --set operator.image=$(OPERATOR_IMAGE),runtime.image=$(RUNTIME_IMAGE)
+
+kind-up: ## Make a cluster with kind and install Modelyard in it (needs docker, kind, kubectl, helm)
 	kind get clusters | grep -qx modelyard || kind create cluster --name modelyard --wait 120s
-	$(MAKE) images load E2E_BUILD="docker build" E2E_LOAD="kind load docker-image --name modelyard"
-	@echo
-	@echo 'helm install modelyard charts/modelyard -n modelyard-system --create-namespace && kubectl apply -f examples/cluster/'
-	@echo 'make e2e E2E_LOAD="kind load docker-image --name modelyard"'
+	$(MAKE) images load install E2E_BUILD="docker build" E2E_LOAD="kind load docker-image --name modelyard"
+	@echo 'Next: kubectl apply -f examples/cluster/'
+	@echo '  or: make e2e E2E_LOAD="kind load docker-image --name modelyard"'
 
 kind-down: ## Remove it
 	kind delete cluster --name modelyard
 
-cluster-up: ## Make a cluster with ../shared/cluster (no Docker; needs root) and load the images into it
+cluster-up: ## Make a cluster with ../shared/cluster (no Docker; needs root) and install Modelyard in it
 	$(CLUSTER) up --gpus 4
 	$(MAKE) images load E2E_BUILD="$(CLUSTER) build" E2E_LOAD="$(CLUSTER) load"
+	$(CLUSTER) exec -- $(MAKE) install
+	@echo 'Next, in your shell:'
 	@$(CLUSTER) env
 	@echo 'export E2E_BUILD="$(CLUSTER) build" E2E_LOAD="$(CLUSTER) load"'
 
