@@ -123,12 +123,12 @@ async def test_scale_sets_the_floor_and_reads_the_status(client: KubeClient, nam
         await client.patch(f"{path}/scale", {"spec": {"replicas": 5}})
     await apply.apply_status(client, {"apiVersion": API_VERSION, "kind": "InferenceModel", "metadata": identity, "status": {"replicas": 1}})
     assert (await client.get(path))["status"] == {"replicas": 1}
-    other = {**identity, "uid": str(uuid.uuid4())}
+    await apply.delete(client, API_VERSION, "InferenceModel", namespace, "row")
     with pytest.raises(ApiFailure) as refused:
         await apply.apply_status(
-            client, {"apiVersion": API_VERSION, "kind": "InferenceModel", "metadata": other, "status": {"replicas": 9}}
+            client, {"apiVersion": API_VERSION, "kind": "InferenceModel", "metadata": identity, "status": {"replicas": 9}}
         )
-    assert refused.value.conflict
+    assert refused.value.not_found
 
 
 async def test_kubectl_shows_the_columns(client: KubeClient, namespace: str) -> None:

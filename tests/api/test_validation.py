@@ -99,7 +99,7 @@ def test_several_documents_and_empty_ones() -> None:
     ids=range(19),
 )
 def test_unreadable_text_is_refused_with_the_cause(text: str, words: str) -> None:
-    with pytest.raises(InvalidManifest, match="^m.yaml: ") as refused:
+    with pytest.raises(InvalidManifest, match=r"^m\.yaml: ") as refused:
         load_manifests(text, "m.yaml")
     assert words in str(refused.value)
 

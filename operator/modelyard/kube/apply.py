@@ -52,10 +52,10 @@ async def apply(client: KubeClient, manifest: Object) -> Object:
 
 
 async def apply_status(client: KubeClient, manifest: Object) -> Object:
-    """Applies a whole status, given as ``apiVersion``, ``kind``, ``metadata`` (name, namespace, uid) and ``status``.
+    """Applies a whole status, given as ``apiVersion``, ``kind``, ``metadata`` (name and namespace) and ``status``.
 
-    What a former status said and this one does not is removed. With the uid, a namesake that was created since is not touched
-    (ApiFailure with `conflict`); without the object it is `not_found`.
+    What a former status said and this one does not is removed. ApiFailure with `not_found` when the object is gone. (The API server
+    ignores a uid here: a namesake created a moment ago gets this status until its own reconcile.)
     """
     return await client.patch(path_of(manifest) + "/status", manifest, content_type=APPLY_PATCH, params=_FORCE)
 

@@ -75,7 +75,7 @@ class LeaderLease:
                     self._leading_until = started + self._deadline
             self.last_contact = time.monotonic()
         except (ApiFailure, TimeoutError) as failure:
-            log.warning("lease %s: %s", self._name, failure or "no answer in time")
+            log.warning("lease %s: %s", self._name, str(failure) or "no answer in time")
         self._announce()
 
     def _announce(self) -> None:
@@ -146,5 +146,5 @@ class LeaderLease:
                         self._path, {**lease, "spec": {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}}
                     )
         except (ApiFailure, TimeoutError) as failure:
-            log.warning("lease %s was not given back: %s", self._name, failure or "no answer in time")
+            log.warning("lease %s was not given back: %s", self._name, str(failure) or "no answer in time")
         self._announce()
