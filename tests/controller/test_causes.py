@@ -65,7 +65,7 @@ CASES = {
         "spec.resources",
     ),
     "no claim": (
-        unschedulable('persistentvolumeclaim "weights" not found. preemption: none'),
+        unschedulable('0/5 nodes are available: persistentvolumeclaim "weights" not found. not found'),
         Reason.WEIGHTS_NOT_FOUND,
         "weights",
         "Create PersistentVolumeClaim weights",

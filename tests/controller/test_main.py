@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from modelyard.controller.main import main, parse
@@ -39,11 +42,14 @@ def test_a_bad_value_is_fatal_and_named(capsys, flag, value):
     assert told.count("\n") == 1
 
 
-def test_without_a_cluster_it_says_what_to_do(capsys, monkeypatch, tmp_path):
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    assert main([]) == 1
-    assert "KUBECONFIG" in capsys.readouterr().err
+def test_without_a_cluster_it_says_what_to_do(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
+    environment["KUBECONFIG"] = str(tmp_path / "none")
+    command = [sys.executable, "-m", "modelyard.controller.main"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "KUBECONFIG" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_help_teaches_every_flag(capsys):

@@ -191,6 +191,17 @@ async def test_a_strangers_object_is_left_alone(rig, make_raw):
     assert "Rename the model" in rig.condition()["message"]
 
 
+async def test_a_namesake_is_told_with_its_owner(rig, make_raw):
+    conflict = 'Apply failed with 2 conflicts: conflicts with "kubectl-create" using apps/v1:\n- .spec.selector\n- .spec.strategy'
+    rig.api.refuse[PATHS["Deployment"]] = (409, conflict)
+    rig.add(make_raw())
+    async with expect(Refused):
+        await rig.reconciler.reconcile(KEY)
+    message = rig.condition()["message"]
+    assert message.startswith("Deployment default/assistant exists and is not this model's: its fields are set by kubectl-create.")
+    assert "\n" not in message
+
+
 async def test_who_does_not_lead_writes_nothing(rig, make_raw):
     rig.add(make_raw())
     rig.leading = False

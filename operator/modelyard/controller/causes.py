@@ -137,7 +137,7 @@ def _problem(pod: Manifest, conditions: dict[str, Manifest], state: Manifest) ->
 def _unschedulable(pod: Manifest, condition: dict[str, Any]) -> Termination | None:
     if condition.get("status") != "False" or condition.get("reason") not in ("Unschedulable", "SchedulerError"):
         return None
-    told = re.split(r"\.? (?:no new claims|preemption:)", condition.get("message", ""))[0].rstrip(".")
+    told = re.split(r"\.? (?:no new claims|preemption:|not found$)", condition.get("message", ""))[0].rstrip(".")
     message = f"pod {pod['metadata']['name']}: {told}"
     if missing := re.search(r'persistentvolumeclaim "([^"]+)" not found', told):
         return Termination(Reason.WEIGHTS_NOT_FOUND, message, f"Create PersistentVolumeClaim {missing[1]}, or correct spec.model.source.")

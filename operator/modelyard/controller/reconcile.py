@@ -4,6 +4,7 @@ Only what differs is written, so that a model in order costs no API call. A refu
 is told in status as a root cause and tried again with growing pauses; anything else that fails is simply tried again.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -214,7 +215,8 @@ class Reconciler:
 def _cause(manifest: Manifest, failure: ApiFailure) -> Termination:
     """Explains why the API server refuses a child."""
     if failure.conflict:
-        return _namesake(manifest, failure.message)
+        owners = sorted(set(re.findall(r'conflicts? with "([^"]+)"', failure.message)))
+        return _namesake(manifest, f"its fields are set by {', '.join(owners)}" if owners else failure.message)
     return causes.refusal(f"{manifest['kind']} {manifest['metadata']['name']}: {failure.message}")
 
 
