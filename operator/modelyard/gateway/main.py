@@ -91,3 +91,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # noqa: PLC0415  (not made for Windows)
 
     return uvloop.new_event_loop()
+
+
+if __name__ == "__main__":
+    main()

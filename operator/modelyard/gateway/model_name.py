@@ -16,12 +16,11 @@ import orjson
 from modelyard.api.errors import InvalidRequest
 
 PARSED_BYTES = 256 * 1024
-_SLICE = 64 * 1024
-_STEPS = 2000
+_SLICE = 16 * 1024
+_TURN = 1_000
 _LONGEST_KEY = 16
-_OUTSIDE = re.compile(rb'["{}\[\]]')
-_INSIDE = re.compile(rb'["\\]')
-_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.){0,1024}"|[^",{}\[\] \t\r\n]{1,32})')
+_TOKEN = re.compile(rb'\\(?:[\x00-\xff])?|["{}\[\]]')
+_VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.){0,1024}"|[^",{}\[\] \t\r\n]{1,32}|.)', re.DOTALL)
 _KEYS = {b'"model"': "model", b'"stream"': "stream"}
 
 
@@ -60,54 +59,52 @@ def _parse(body: bytes) -> Any:
 
 
 @dataclass(slots=True)
-class _Walk:
-    """Where the walk is: ``string`` is the offset of the string that it is in, or None."""
+class Walk:
+    """How far a body was walked: ``string`` is the offset of the string that the position is in, or None."""
 
     position: int = 0
     depth: int = 0
     string: int | None = None
+    tokens: int = 0
     found: dict[str, Any] = field(default_factory=dict)
+
+    def on(self, body: bytes, end: int) -> None:
+        """Walks on to ``end``, or just before it where that would part an escape from what it escapes."""
+        self.position, start = end, self.position
+        for token in _TOKEN.finditer(body, start, end):
+            self.tokens += 1
+            mark = token.group()
+            if mark == b"\\" and end < len(body):
+                self.position = token.start()
+            elif self.string is not None:
+                if mark == b'"':
+                    self._end_string(body, self.string, token.end())
+            elif mark == b'"':
+                self.string = token.start()
+            elif mark in b"{[":
+                self.depth += 1
+            elif mark in b"}]":
+                self.depth -= 1
+
+    def _end_string(self, body: bytes, start: int, end: int) -> None:
+        """Notes the value behind a key that is wanted; one of another shape counts as false, which is refused as a model."""
+        self.string = None
+        name = _KEYS.get(body[start:end]) if self.depth == 1 and end - start <= _LONGEST_KEY else None
+        value = _VALUE.match(body, end) if name else None
+        if name and value:
+            try:
+                self.found[name] = orjson.loads(value.group(1))
+            except orjson.JSONDecodeError:
+                self.found[name] = False
 
 
 async def _walk(body: bytes) -> dict[str, Any] | None:
     if body[:1024].lstrip()[:1] != b"{":
         return None
-    walk, steps, paused_at = _Walk(), 0, 0
+    walk, turn_at, tokens_at = Walk(), 0, 0
     while walk.position < len(body):
-        _step(body, walk)
-        steps += 1
-        if steps % _STEPS == 0 or walk.position - paused_at >= PARSED_BYTES:
-            paused_at = walk.position
+        walk.on(body, min(walk.position + _SLICE, len(body)))
+        if walk.position - turn_at >= PARSED_BYTES or walk.tokens - tokens_at >= _TURN:
+            turn_at, tokens_at = walk.position, walk.tokens
             await asyncio.sleep(0)
     return walk.found
-
-
-def _step(body: bytes, walk: _Walk) -> None:
-    pattern = _OUTSIDE if walk.string is None else _INSIDE
-    match = pattern.search(body, walk.position, walk.position + _SLICE)
-    if match is None:
-        walk.position += _SLICE
-        return
-    mark, walk.position = match.group(), match.end()
-    if mark == b"\\":
-        walk.position += 1
-    elif mark != b'"':
-        walk.depth += 1 if mark in b"{[" else -1
-    elif walk.string is None:
-        walk.string = match.start()
-    else:
-        start, walk.string = walk.string, None
-        if walk.depth == 1 and walk.position - start <= _LONGEST_KEY:
-            _note(body, body[start : walk.position], walk)
-
-
-def _note(body: bytes, text: bytes, walk: _Walk) -> None:
-    """Keeps the value behind a key that is wanted; a value of another shape counts as false, which `_wanted` refuses as a model."""
-    name = _KEYS.get(text)
-    value = _VALUE.match(body, walk.position) if name else None
-    if name and value:
-        try:
-            walk.found[name] = orjson.loads(value.group(1))
-        except orjson.JSONDecodeError:
-            walk.found[name] = False
-        walk.position = value.end()
