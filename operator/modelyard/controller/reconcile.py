@@ -121,17 +121,18 @@ class Reconciler:
         """Writes what differs, in order, and returns whether anything did."""
         pending = [manifest for manifest in planned.desired if kube.differs(manifest, observed.children.get(object_id(manifest)))]
         for manifest in pending:
-            await self._write(model, manifest, mine=object_id(manifest) in observed.children)
+            await self._write(model, manifest, observed.children.get(object_id(manifest)))
         for gone in planned.delete:
             self._guard()
             await kube.delete(self._client, observed.children[gone]["apiVersion"], gone.kind, model.metadata.namespace, gone.name)
         return bool(pending)
 
-    async def _write(self, model: InferenceModel, manifest: Manifest, *, mine: bool) -> None:
+    async def _write(self, model: InferenceModel, manifest: Manifest, live: Manifest | None) -> None:
         """Applies one child. Over one of our own the plan wins; a stranger of the same name is left alone and told of."""
         self._guard()
         try:
-            if mine:
+            if live is not None:
+                await self._hand_over_replicas(manifest, live)
                 stored = await kube.apply(self._client, manifest)
             else:
                 await self._refuse_stranger(model, manifest)
@@ -143,6 +144,25 @@ class Reconciler:
         if "deletionTimestamp" in stored["metadata"]:
             self._queue.add(Key(model.metadata.namespace, model.metadata.name), Urgency.RESYNC, after=STATUS_DELAY)
         self._cluster.store(manifest["kind"], stored)
+
+    async def _hand_over_replicas(self, manifest: Manifest, live: Manifest) -> None:
+        """Leaves the number of replicas as it is when it is to become another autoscaler's: a field that nobody owns falls back to 1.
+
+        https://kubernetes.io/docs/reference/using-api/server-side-apply/#transferring-ownership
+        """
+        if manifest["kind"] != "Deployment" or "replicas" in manifest["spec"] or "replicas" not in live["spec"]:
+            return
+        identity = {name: manifest["metadata"][name] for name in ("name", "namespace")}
+        body = {name: manifest[name] for name in ("apiVersion", "kind")} | {
+            "metadata": identity,
+            "spec": {"replicas": live["spec"]["replicas"]},
+        }
+        try:
+            params = {"fieldManager": f"{FIELD_MANAGER}-handover", "force": "false"}
+            await self._client.patch(kube.path_of(manifest), body, content_type=APPLY_PATCH, params=params)
+        except ApiFailure as failure:
+            if not failure.conflict:  # a conflict says that the other autoscaler owns it already
+                raise
 
     async def _apply_politely(self, manifest: Manifest) -> Object:
         """Applies a child that should not exist yet: whoever else owns its fields keeps them, and a conflict says so."""
