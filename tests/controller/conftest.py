@@ -145,7 +145,7 @@ class FakeApi:
         return _failure(404)
 
     def _patch(self, path: str, body: dict[str, Any]) -> web.Response:
-        """Server-side apply by one manager alone: what it says replaces what it said."""
+        """Server-side apply: what is said replaces what was said, but for replicas, which another manager holds once it set them."""
         if path.endswith("/status"):
             path = path.removesuffix("/status")
             if path not in self.objects:
@@ -154,6 +154,8 @@ class FakeApi:
         before = self.objects.get(path)
         if before is not None:
             body["metadata"] = {"uid": before["metadata"]["uid"]} | body["metadata"]
+            if "replicas" in before.get("spec", {}):
+                body["spec"] = {"replicas": before["spec"]["replicas"]} | body["spec"]
         return _json(self.put(path, body), 200 if before else 201)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:

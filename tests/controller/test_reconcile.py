@@ -124,6 +124,16 @@ async def test_a_change_writes_only_what_differs(rig, make_raw):
     assert "--max-queue=7" in rig.api.objects[PATHS["Deployment"]]["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
+async def test_the_number_of_replicas_is_handed_over_as_it_is(rig, make_raw):
+    rig.add(make_raw(scaling={"minReplicas": 3}))
+    await rig.settle()
+    done = len(rig.api.writes())
+    rig.apply(make_raw(scaling={"minReplicas": 3, "mode": "External"}))
+    await rig.reconciler.reconcile(KEY)
+    assert rig.api.writes()[done : done + 2] == [("PATCH", PATHS["Deployment"])] * 2  # to a manager of its own, then without it
+    assert rig.api.objects[PATHS["Deployment"]]["spec"]["replicas"] == 3
+
+
 async def test_drift_is_repaired_and_a_deleted_child_comes_back(rig, make_raw):
     rig.add(make_raw())
     await rig.settle()
