@@ -8,7 +8,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-
 from modelyard.local.container import Mounts
 from modelyard.local.devices import Devices
 from modelyard.local.pod import Host

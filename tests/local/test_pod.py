@@ -5,10 +5,10 @@ import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
-
 from modelyard.api.reasons import Reason
 from modelyard.controller.types import Key, PodPhase
 from modelyard.local import pod as pods
@@ -152,8 +152,8 @@ async def test_waits_for_devices_and_is_shown_them(make, news, template, host):
     await first.gone.wait()
     second.start()
     await news.until(lambda: second.ready)
-    with open(f"/proc/{second.pid}/environ") as environ:
-        assert "CUDA_VISIBLE_DEVICES=0,1" in environ.read().split("\0")
+    environ = await asyncio.to_thread(Path(f"/proc/{second.pid}/environ").read_text)
+    assert "CUDA_VISIBLE_DEVICES=0,1" in environ.split("\0")
 
 
 @pytest.mark.parametrize(

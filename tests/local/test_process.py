@@ -6,15 +6,26 @@ import select
 import signal
 import subprocess
 import sys
-import textwrap
 
 from modelyard.local.process import LogFile, Process
 
 GRANDCHILD = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print("pids", {}, child.pid, flush=True)
+with open(sys.argv[1], "w") as told:
+    told.write(f"{os.getpid()} {child.pid}")
 time.sleep(600)
+"""
+PARENT = """
+import asyncio, os, sys
+from pathlib import Path
+from modelyard.local.process import LogFile, Process
+
+async def main(log, script, told):
+    await Process.start([sys.executable, "-c", script, told], dict(os.environ), LogFile(Path(log)))
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
 """
 
 
@@ -47,11 +58,10 @@ async def test_a_signal_is_told_as_a_container_tells_it(tmp_path):
 
 async def test_what_it_has_started_ends_with_it(tmp_path):
     log = LogFile(tmp_path / "x.log")
-    process = await Process.start([sys.executable, "-u", "-c", GRANDCHILD.format("0")], {"PATH": "/usr/bin:/bin"}, log)
-    async with asyncio.timeout(30):
-        while not log.tail:
-            await asyncio.sleep(0.01)
-    grandchild = int(log.tail[0].split()[2])
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    process = await Process.start([sys.executable, "-c", GRANDCHILD, str(told)], {"PATH": "/usr/bin:/bin"}, log)
+    grandchild = int((await asyncio.to_thread(told.read_text)).split()[1])
     process.kill()
     await process.wait()
     await asyncio.to_thread(until_gone, grandchild)
@@ -59,24 +69,11 @@ async def test_what_it_has_started_ends_with_it(tmp_path):
 
 
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path):
-    parent = textwrap.dedent(f"""
-        import asyncio, os, sys
-        from pathlib import Path
-        from modelyard.local.process import LogFile, Process
-
-        async def main():
-            log = LogFile(Path({str(tmp_path / "x.log")!r}))
-            await Process.start([sys.executable, "-u", "-c", {GRANDCHILD.format("os.getpid()").replace("import ", "import os, ", 1)!r}], dict(os.environ), log)
-            while not log.tail:
-                await asyncio.sleep(0.01)
-            print(log.tail[0], flush=True)
-            await asyncio.sleep(600)
-
-        asyncio.run(main())
-    """)
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
-        child, grandchild = map(int, process.stdout.readline().split()[1:])
-        process.send_signal(signal.SIGKILL)
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "x.log"), GRANDCHILD, str(told)]) as parent:
+        child, grandchild = map(int, told.read_text().split())
+        parent.send_signal(signal.SIGKILL)
     until_gone(child)
     until_gone(grandchild)
 

@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from modelyard.controller.types import Key
 from modelyard.local.workload import Change, Replica, Workload, exchange, revision
 

@@ -169,6 +169,13 @@ class Session:
                 await self._stepped.wait()
 
     async def _follow_files(self, served: Yard) -> None:
+        try:
+            await self._apply_changes(served)
+        except (OSError, RuntimeError) as problem:  # such as no watch left to be had from the kernel
+            self._screen.problem(f"Manifests are not watched any more: {problem}. Start again to apply changes.")
+            await asyncio.Event().wait()
+
+    async def _apply_changes(self, served: Yard) -> None:
         async for _ in project.changes(self._project):
             before = self._project
             self._project = project.reload(before)

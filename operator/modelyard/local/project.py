@@ -86,7 +86,7 @@ async def changes(project: Project) -> AsyncIterator[None]:
         path = Path(name)
         return path in explicit or (path.parent in listed and path.suffix in _SUFFIXES)
 
-    async for _ in awatch(*folders, watch_filter=concerns, debounce=200, step=50, recursive=False, raise_interrupt=False):
+    async for _ in awatch(*folders, watch_filter=concerns, debounce=200, step=50, recursive=False):
         yield
 
 

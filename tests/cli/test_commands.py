@@ -1,0 +1,84 @@
+"""Commands that need no model."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from modelyard.cli import render
+
+
+def resource(name, namespace="default", **ready):
+    return {
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"model": {"source": "builtin://tiny-chat"}},
+        "status": {"readyReplicas": 1, "url": "http://127.0.0.1:8080/v1", "conditions": [{"type": "Ready", **ready}]},
+    }
+
+
+NOW = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+
+
+def test_the_table_is_kubectls():
+    lines = render.resources([resource("a", status="True", reason="Ready")], now=NOW).splitlines()
+    assert lines[0].split() == ["NAME", "READY", "REASON", "REPLICAS", "SOURCE", "URL", "AGE"]
+    assert lines[1].split() == ["a", "True", "Ready", "1", "builtin://tiny-chat", "http://127.0.0.1:8080/v1", "5m"]
+
+
+def test_the_table_shows_what_there_is_to_know():
+    models = [resource("a", status="False", reason="OutOfMemory", message="Raise it."), resource("b", "other")]
+    wide = render.resources(models, wide=True, now=NOW).splitlines()
+    assert wide[0].startswith("NAMESPACE")
+    assert wide[1].endswith("Raise it.")
+    assert render.resources([]) == "No models run."
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172800, "2d")])
+def test_ages_are_written_as_kubectl_does(seconds, text):
+    assert render.age(seconds) == text
+
+
+@pytest.mark.parametrize("command", [[], ["up"], ["chat"], ["ask"], ["get"], ["logs"], ["down"], ["validate"]])
+def test_help_teaches_by_example(cli, command):
+    shown = cli.run(*command, "--help")
+    assert shown.returncode == 0
+    assert f"modelyard {command[0] if command else 'up'}" in shown.stdout
+    assert "Examples:" in shown.stdout or not command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["get"], 1, "no `modelyard up` runs"),
+        (["down"], 1, "Start one: modelyard up FILE"),
+        (["logs", "m"], 1, "no `modelyard up` runs"),
+        (["ask", "hello"], 1, "no `modelyard up` runs"),
+        (["ask", "hello", "--url", "gopher://x"], 1, "not an http:// or https:// URL"),
+        (["ask", "m", "hello", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9/v1"),
+        (["up", "nowhere.yaml"], 1, "nowhere.yaml: No such file or directory"),
+        (["validate", "nowhere.yaml"], 1, "nowhere.yaml: No such file or directory"),
+        (["up", "x.yaml", "--pvc", "claim"], 2, "is not NAME=PATH"),
+        (["up", "x.yaml", "--port", "99999"], 2, "--port"),
+        (["ask", "a", "b", "c"], 2, "give the question in quotes"),
+        (["fly"], 2, "No such command"),
+    ],
+)
+def test_errors_are_told_in_a_line_with_what_to_do(cli, arguments, code, words):
+    answer = cli.run(*arguments)
+    assert answer.returncode == code
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_the_version(cli):
+    assert cli.run("version").stdout.strip().count(".") == 2
+
+
+def test_validate_lists_what_is_valid(cli):
+    path = cli.write("m.yaml", json.dumps({
+        "apiVersion": "modelyard.dev/v1alpha1",
+        "kind": "InferenceModel",
+        "metadata": {"name": "m", "namespace": "team"},
+        "spec": {"model": {"source": "builtin://tiny-chat"}},
+    }))  # fmt: skip
+    assert cli.run("validate", str(path)).stdout == "m.yaml: inferencemodel team/m is valid\n"
