@@ -100,8 +100,8 @@ class Downstream(asyncio.Protocol):
                 self.interrupt(Timeout("The model did not finish its answer in time (limits.requestTimeout)."))
         elif now >= self._reader.deadline:
             self._reader.expire()
-        elif not self.busy and (self._service.draining or now - self._idle_since > self._service.idle_seconds):
-            self._transport.close()
+        elif not self.busy:
+            self._close_idle(too_long=now - self._idle_since > self._service.idle_seconds)
 
     # asyncio.Protocol
 
@@ -144,6 +144,14 @@ class Downstream(asyncio.Protocol):
             self._source.resume_reading()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
+
+    def _close_idle(self, *, too_long: bool) -> None:
+        """Closes; a client that does not fetch its last answer from a connection that is closing is cut off in the end."""
+        if self._transport.is_closing():
+            if too_long:
+                self._transport.abort()
+        elif too_long or self._service.closing:
+            self._transport.close()
 
     def _deliver(self, request: Request) -> None:
         self._requests.append(request)
@@ -188,6 +196,7 @@ class Downstream(asyncio.Protocol):
 
     def _end(self, exchange: Exchange) -> None:
         """Closes; after a refused request not before the client had a chance to read why, as it may still be sending."""
+        self._idle_since = self.now()
         if exchange.request.error is None or not self._transport.can_write_eof():
             self._transport.close()
             return

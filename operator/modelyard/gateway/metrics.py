@@ -89,6 +89,16 @@ class GatewayCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yields every family."""
         groups = sorted(self._groups().items())
+        yield from self._of_requests(groups)
+        yield from _of_replicas(groups)
+        yield _gauge("connections", "Client connections.", (), [((), self._stats.connections)])
+        yield _gauge("buffered_bytes", "Bodies of requests in memory.", (), [((), self._stats.buffered_bytes)])
+        yield _gauge("held_bytes", "Bodies of held requests in memory.", (), [((), self._held_bytes())])
+        yield _counter(
+            "access_log_lines_lost", "Lines dropped because standard output could not keep up.", (), [((), self._log_lines_lost())]
+        )
+
+    def _of_requests(self, groups: Groups) -> Iterator[Metric]:
         stats = [("", self._stats.unrouted), *((key, group.stats) for key, group in groups)]
         yield _counter("requests", "Requests by model and status; 499 is a client that left.", ("model", "status"), (
             ((key, str(status)), count) for key, one in stats for status, count in one.requests.items()
@@ -108,21 +118,6 @@ class GatewayCollector(Collector):
         yield _counter(
             "upstream_retries", "Requests that were tried on a second replica.", ("model",), (((k,), s.retries) for k, s in stats[1:])
         )
-        yield _gauge("requests_in_flight", "Requests that a replica works on.", ("model",), (((k,), g.in_flight) for k, g in groups))
-        yield _gauge("requests_held", "Requests that wait for a replica.", ("model",), (((k,), g.room.waiting) for k, g in groups))
-        yield _gauge("endpoints", "Ready replicas.", ("model",), (((k,), len(g.targets)) for k, g in groups))
-        yield _gauge("endpoints_ejected", "Replicas left out because they failed.", ("model",), (
-            ((key,), sum(target.ejected for target in group.targets)) for key, group in groups
-        ))  # fmt: skip
-        yield _gauge("upstream_connections_idle", "Connections to replicas that wait for a request.", ("model",), (
-            ((key,), sum(target.pool.idle for target in group.targets)) for key, group in groups
-        ))  # fmt: skip
-        yield _gauge("connections", "Client connections.", (), [((), self._stats.connections)])
-        yield _gauge("buffered_bytes", "Bodies of requests in memory.", (), [((), self._stats.buffered_bytes)])
-        yield _gauge("held_bytes", "Bodies of held requests in memory.", (), [((), self._held_bytes())])
-        yield _counter(
-            "access_log_lines_lost", "Lines dropped because standard output could not keep up.", (), [((), self._log_lines_lost())]
-        )
 
 
 def registry(collector: GatewayCollector) -> CollectorRegistry:
@@ -134,6 +129,19 @@ def registry(collector: GatewayCollector) -> CollectorRegistry:
 
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
+Groups = list[tuple[str, "Group"]]
+
+
+def _of_replicas(groups: Groups) -> Iterator[Metric]:
+    yield _gauge("requests_in_flight", "Requests that a replica works on.", ("model",), (((k,), g.in_flight) for k, g in groups))
+    yield _gauge("requests_held", "Requests that wait for a replica.", ("model",), (((k,), g.room.waiting) for k, g in groups))
+    yield _gauge("endpoints", "Ready replicas.", ("model",), (((k,), len(g.targets)) for k, g in groups))
+    yield _gauge("endpoints_ejected", "Replicas left out because they failed.", ("model",), (
+        ((key,), sum(target.ejected for target in group.targets)) for key, group in groups
+    ))  # fmt: skip
+    yield _gauge("upstream_connections_idle", "Connections to replicas that wait for a request.", ("model",), (
+        ((key,), sum(target.pool.idle for target in group.targets)) for key, group in groups
+    ))  # fmt: skip
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:

@@ -18,7 +18,7 @@ from modelyard.gateway.metrics import GatewayCollector, registry
 from modelyard.gateway.service import Service
 from modelyard.gateway.settings import GatewaySettings
 
-_TICK = 0.1
+_TICK = 0.2
 
 
 class Gateway:
@@ -78,6 +78,7 @@ class Gateway:
         await asyncio.sleep(self.settings.settle_time.total_seconds())
         assert self._listener is not None
         self._listener.close()
+        self._service.closing = True
         await self._until_idle(self.settings.drain_timeout.total_seconds())
         for connection in list(self._service.connections):
             connection.interrupt(Unavailable("The gateway is stopping. Retry.", code="draining", retry_after=1))

@@ -39,6 +39,7 @@ class Service:
         self.balancer = Balancer(directory, settings, self.changes)
         self.connections: set[Downstream] = set()
         self.draining = False
+        self.closing = False
         self._idle = asyncio.Event()
         self.access_log = access_log
         self._directory = directory
