@@ -72,9 +72,7 @@ def test_devices_are_those_that_the_driver_lists(monkeypatch, tmp_path):
 
 
 def test_counters_are_summed_over_labels():
-    metrics = (
-        '# HELP x y\nx_total{model="a",status="200"} 2\nx_total{model="a",status="503"} 1\nx_total{model="b"} 5\nx_total_more 9\nplain 4.5'
-    )
+    metrics = 'x_total{model="a",status="200"} 2\nx_total{model="a",status="503"} 1\nx_total{model="b"} 5\nx_total_more 9\nplain 4.5'
     assert reports.total(metrics, "x_total") == 8
     assert reports.total(metrics, "x_total", 'model="a"') == 3
     assert reports.total(metrics, "plain") == 4.5

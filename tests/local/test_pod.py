@@ -94,7 +94,7 @@ async def test_a_killed_process_tells_its_last_log_line(make, news):
     problem = pod.view().problem
     assert problem.reason is Reason.CRASH_LOOP
     assert "ended with exit code 137; last log line: listening" in problem.message
-    assert "modelyard logs" in problem.remedy
+    assert "modelyard logs m" in problem.remedy
 
 
 async def test_stops_by_finishing_what_it_works_on(make, news):

@@ -55,7 +55,7 @@ class Pod:
         self.stopping = False
         self.gone = asyncio.Event()
         self.created_at = time.time()
-        self._host, self._on_change = host, on_change
+        self._host, self._owner, self._on_change = host, owner, on_change
         self._folder = host.logs / owner.namespace / owner.name
         self._termination_log = self._folder / f"{name}.termination"
         self._devices: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Pod:
         seen = causes.view(self.manifest())
         problem = None if self.stopping else self._obstacle or seen.problem
         if problem is not None:
-            problem = replace(problem, remedy=problem.remedy.replace("kubectl logs --previous", "modelyard logs"))
+            problem = replace(problem, remedy=problem.remedy.replace("kubectl logs --previous", f"modelyard logs {self._owner.name}"))
         return replace(seen, problem=problem)
 
     def report(self) -> RuntimeReport | None:
