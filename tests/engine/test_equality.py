@@ -83,20 +83,20 @@ async def test_every_layer_of_every_step_uses_our_attention(kit: Any, family: st
         assert calls == dict.fromkeys(range(3), engine.stats().steps_total)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_smollm2_equals_generate(kit: Any, smollm2: Path) -> None:
     loaded = kit.load(smollm2)
-    questions = ["What is the capital of France?", "Write two sentences about the sea.", "Count from one to twenty. " * 12, "Hi"]
+    questions = ["What is the capital of France?", "Count from one to twenty. " * 12, "Hi"]
     prompts = [
         loaded.tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
         for text in questions
     ]
-    references = kit.references(smollm2, prompts, new_tokens=32)
+    references = kit.references(smollm2, prompts, new_tokens=20)
     async with kit.engine(loaded, max_model_length=512, prefill_tokens=96, prefill_tokens_beside_decodes=48) as engine:
-        alone = [await kit.tokens(engine, prompt, max_tokens=32) for prompt in prompts]
-        company = await among_strangers(kit, engine, prompts, new_tokens=32)
+        alone = [await kit.tokens(engine, prompt, max_tokens=20) for prompt in prompts]
+        company = await among_strangers(kit, engine, prompts, new_tokens=20)
     equal = [compared(tokens, reference) for tokens, reference in zip(alone + company, references * 2, strict=True)]
-    assert sum(equal) >= 0.9 * len(equal) * 32
+    assert sum(equal) >= 0.9 * len(equal) * 20
     assert "Paris" in loaded.tokenizer.decode(alone[0])
 
 

@@ -13,5 +13,5 @@ class EngineSettings:
 
     max_model_length: int | None = None
     max_concurrent_sequences: int | None = None
-    prefill_tokens: int = 512
+    prefill_tokens: int = 256
     prefill_tokens_beside_decodes: int = 128
