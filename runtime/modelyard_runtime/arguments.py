@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
     """Raises instead of exiting, so that a bad flag reaches the termination log too."""
 
     def error(self, message: str) -> NoReturn:
-        raise ArgumentsInvalid(message, f"see {self.prog} --help")
+        raise ArgumentsInvalid(message)
 
 
 def parse(argv: Sequence[str]) -> ServeSettings | PullSettings:
