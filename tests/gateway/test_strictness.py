@@ -29,7 +29,6 @@ SMUGGLED = {
     "two hosts": HEAD + b"Host: b\r\ncontent-length: 0\r\n\r\n",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "unknown version": b"GET /v1/models HTTP/1.9\r\nhost: a\r\n\r\n",
-    "upgrade": b"GET /v1/models HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     "CONNECT": b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
     "unknown expectation": HEAD + b"Expect: tea\r\ncontent-length: 0\r\n\r\n",
@@ -47,6 +46,18 @@ async def test_doubtful_requests_are_refused_once_and_the_connection_closed(gate
     assert await client.ended() == b""
     assert one.seen == []
     assert (await (await connect(setup)).ask(CHAT)).status == 200
+
+
+async def test_a_wish_for_another_protocol_is_ignored(gateway, replica, connect):
+    one = await replica()
+    client = await connect(await gateway(one))
+    wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+    reply = await client.ask(CHAT, headers=wish)
+    assert reply.status == 200
+    assert (await client.ask(CHAT)).status == 200
+    for seen in one.seen:
+        assert json.loads(seen.body) == CHAT
+        assert not {"upgrade", "http2-settings", "connection"} & seen.headers.keys()
 
 
 BODIES = {

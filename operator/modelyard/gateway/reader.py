@@ -74,8 +74,8 @@ class RequestReader:
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.refuse(InvalidRequest("Upgrade and CONNECT are not supported: use plain HTTP/1.1."))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self.refuse(InvalidRequest(f"The request is not valid HTTP/1.1: {error}."))
         if self._in_head and self._fed > self._limits.head:
@@ -156,6 +156,23 @@ class RequestReader:
         if not self.stopped and not self._parser.should_upgrade():
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._hand_over(body, self._http10 or not self._parser.should_keep_alive(), None)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Reads the request as if it had not asked for another protocol (RFC 9110 §7.8), as Java's own client does with each first one.
+
+        The parser takes what follows the head for that protocol, so that the head is put before it again without the wish.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self.refuse(InvalidRequest("CONNECT is not supported: send requests to this address itself."))
+        if self.stopped:
+            return
+        fields = [name + b": " + value + b"\r\n" for name, value in self._ends_here.items() if name not in (b"upgrade", b"expect")]
+        head = b"%b %b HTTP/%b\r\n" % (method, self._target, self._parser.get_http_version().encode())
+        again = head + b"".join(self._lines) + b"".join(fields) + b"\r\n" + rest
+        self._clear()
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(again, self._now)
 
     def _hand_over(self, body: bytes, close: bool, error: ApiError | None) -> None:
         lines, ends_here = self._lines, self._ends_here
