@@ -40,9 +40,9 @@ def release(clean: None) -> Iterator[None]:
     kubectl("delete", "namespace", SYSTEM, "--wait=false")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def gateway(release: None) -> Iterator[str]:
-    """The gateway's address, without /v1."""
+    """The gateway's address, without /v1; a test that installs the chart again changes it."""
     with harness.gateway_url() as url:
         yield url
 

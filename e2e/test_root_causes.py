@@ -9,6 +9,8 @@ from harness import RESTRICTED, SYSTEM, Manifest, Model, apply, eventually, get,
 from openai import APIStatusError, OpenAI
 
 GOOD: Manifest = {"model": {"source": "builtin://tiny-chat"}, "resources": {"cpu": "50m", "memory": "1Gi"}}
+#: A safetensors file without tensors: the length of its header, and the header.
+EMPTY_WEIGHTS = r"printf '\002\000\000\000\000\000\000\000{}' > model.safetensors"
 
 
 class Fault(NamedTuple):
@@ -88,7 +90,9 @@ def _write_odd_weights(namespace: str) -> None:
     config = json.dumps({"architectures": ["NoSuchForCausalLM"], "model_type": "no-such"})
     apply(
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "weights", "namespace": namespace}, "spec": claim},
-        _writer(namespace, f"mkdir -p /weights/odd && echo '{config}' > /weights/odd/config.json && chmod -R a+rX /weights"),
+        _writer(
+            namespace, f"mkdir -p /weights/odd && cd /weights/odd && echo '{config}' > config.json && {EMPTY_WEIGHTS} && chmod -R a+rX ."
+        ),
     )
     kubectl("-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=60s")
     kubectl("-n", namespace, "delete", "pod", "writer", "--wait=false")
