@@ -199,4 +199,5 @@ def test_only_gateway_and_monitoring_get_in(make_model):
 def test_the_service_leads_to_the_pods(make_model):
     spec = builders.service(make_model(), SETTINGS)["spec"]
     assert spec["selector"] == deployment(make_model())["spec"]["selector"]["matchLabels"]
-    assert spec["ports"] == [{"name": "http", "port": 80, "targetPort": 8000, "protocol": "TCP"}]
+    assert spec["ports"] == [{"name": "http", "port": 8000, "targetPort": 8000, "protocol": "TCP"}]
+    assert spec["clusterIP"] == "None"

@@ -1,4 +1,4 @@
-"""The address of a model inside the cluster; its EndpointSlices tell the gateway which pods are ready."""
+"""The EndpointSlices of a model, which tell the gateway which pods are ready."""
 
 from modelyard.api.inference_model import InferenceModel
 from modelyard.api.names import HTTP_PORT, selector_labels
@@ -7,8 +7,12 @@ from modelyard.controller.types import BuildSettings, Manifest
 
 
 def service(model: InferenceModel, settings: BuildSettings) -> Manifest:
-    """Returns a ClusterIP Service on port 80. Its labels reach its EndpointSlices, by which the gateway finds them."""
-    ports = [{"name": "http", "port": 80, "targetPort": HTTP_PORT, "protocol": "TCP"}]
+    """Returns a headless Service. Its labels reach its EndpointSlices, by which the gateway finds them.
+
+    Nobody but the gateway may reach the pods, and it asks for no address of the whole: one would cost a rule on every node, and the
+    API server hands such addresses out one at a time.
+    """
+    ports = [{"name": "http", "port": HTTP_PORT, "targetPort": HTTP_PORT, "protocol": "TCP"}]
     return child(
-        model, settings, "v1", "Service", spec={"type": "ClusterIP", "selector": selector_labels(model.metadata.name), "ports": ports}
+        model, settings, "v1", "Service", spec={"clusterIP": "None", "selector": selector_labels(model.metadata.name), "ports": ports}
     )
