@@ -28,7 +28,7 @@ FAULTS = {
     "unschedulable": Fault("Unschedulable", {"pod": {"nodeSelector": {"example.com/nowhere": "yes"}}}, ("node", "spec.pod")),
     "image-pull-failed": Fault("ImagePullFailed", {"engine": {"image": "registry.invalid/nothing:1"}}, ("registry.invalid/nothing:1",)),
     "weights-not-found": Fault("WeightsNotFound", {"model": {"source": "file:///nowhere"}}, ("/nowhere", "model.source")),
-    "unsupported-model": Fault("UnsupportedModel", {"model": {"source": "pvc://weights/odd"}}, ("NoSuchForCausalLM",)),
+    "unsupported-model": Fault("UnsupportedModel", {"model": {"source": "pvc://weights/odd"}}, ("no-such", "architecture")),
     "out-of-memory": Fault("OutOfMemory", {"resources": {"cpu": "50m", "memory": "64Mi"}}, ("memory", "spec.resources.memory")),
     "crash-loop": Fault("CrashLoop", {"engine": {"env": [{"name": "PYTHONHOME", "value": "/nowhere"}]}}, ("exit code", "log")),
     "engine-arguments-invalid": Fault(
@@ -91,7 +91,8 @@ def _write_odd_weights(namespace: str) -> None:
     apply(
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "weights", "namespace": namespace}, "spec": claim},
         _writer(
-            namespace, f"mkdir -p /weights/odd && cd /weights/odd && echo '{config}' > config.json && {EMPTY_WEIGHTS} && chmod -R a+rX ."
+            namespace,
+            f"mkdir -p /weights/odd && cd /weights/odd && echo '{config}' > config.json && {EMPTY_WEIGHTS} && chmod -R a+rX /weights",
         ),
     )
     kubectl("-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=60s")
