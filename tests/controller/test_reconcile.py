@@ -201,6 +201,23 @@ async def test_a_strangers_object_is_left_alone(rig, make_raw):
     assert "Rename the model" in rig.condition()["message"]
 
 
+async def test_another_models_child_is_left_alone_and_a_namesakes_of_old_taken_over(rig, make_raw):
+    rig.add(make_raw())
+    await rig.settle()
+    await rig.seen(*PATHS.values())
+    service = rig.api.objects[PATHS["Service"]]
+    (owner,) = service["metadata"]["ownerReferences"]
+    rig.cluster.store("Service", service | {"metadata": service["metadata"] | {"ownerReferences": [owner | {"name": "other"}]}})
+    done = len(rig.api.writes())
+    async with expect(Refused):
+        await rig.reconciler.reconcile(KEY)
+    assert rig.api.writes()[done:][0] == ("PATCH", f"{MODEL}/status")
+    assert "belongs to InferenceModel other" in rig.condition()["message"]
+    rig.cluster.store("Service", service | {"metadata": service["metadata"] | {"ownerReferences": [owner | {"uid": "old"}]}})
+    await rig.settle()
+    assert rig.condition()["reason"] == "Pending"
+
+
 async def test_a_namesake_is_told_with_its_owner(rig, make_raw):
     conflict = 'Apply failed with 2 conflicts: conflicts with "kubectl-create" using apps/v1:\n- .spec.selector\n- .spec.strategy'
     rig.api.refuse[PATHS["Deployment"]] = (409, conflict)

@@ -132,6 +132,7 @@ class Reconciler:
         self._guard()
         try:
             if live is not None:
+                _refuse_others(model, manifest, live)
                 await self._hand_over_replicas(manifest, live)
                 stored = await kube.apply(self._client, manifest)
             else:
@@ -238,6 +239,16 @@ def _cause(manifest: Manifest, failure: ApiFailure) -> Termination:
         owners = sorted(set(re.findall(r'conflicts? with "([^"]+)"', failure.message)))
         return _namesake(manifest, f"its fields are set by {', '.join(owners)}" if owners else failure.message)
     return causes.refusal(f"{manifest['kind']} {manifest['metadata']['name']}: {failure.message}")
+
+
+def _refuse_others(model: InferenceModel, manifest: Manifest, live: Manifest) -> None:
+    """Raises Refused for a child that another object controls, such as a model whose own name is this one's cut and hashed.
+
+    An earlier model of the same name is none: its children are taken over, or collected and made anew.
+    """
+    for owner in live["metadata"].get("ownerReferences", ()):
+        if owner.get("controller") and (owner["kind"], owner["name"]) != (KIND, model.metadata.name):
+            raise Refused(_namesake(manifest, f"it belongs to {owner['kind']} {owner['name']}"))
 
 
 def _namesake(manifest: Manifest, why: str) -> Termination:
