@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 
 import pytest
 from aiohttp import web
@@ -89,6 +90,24 @@ async def test_a_gateway_that_falls_silent_keeps_its_word_and_nothing_counts_as_
     await feeds.close()
 
 
+async def test_a_gateway_that_talks_garbage_is_not_heard(gateways):
+    changed = asyncio.Queue()
+    feeds = DemandFeeds(changed.put_nowait)
+    gateway = gateways[0]
+    feeds.follow(frozenset({Gateway(gateway.address, True)}))
+    gateway.lines.put_nowait(b"garbage\n")
+    gateway.lines.put_nowait(None)
+    async with asyncio.timeout(5):
+        await gateway.connected.wait()
+        gateway.connected.clear()
+        await gateway.connected.wait()  # it was hung up on, and asked again
+    assert feeds.heard_since(time.monotonic()) is None
+    gateway.say(in_flight=1)
+    assert await asyncio.wait_for(changed.get(), 5) == {CHAT}
+    assert feeds.heard_since(time.monotonic()) is not None
+    await feeds.close()
+
+
 async def test_without_a_gateway_nothing_is_known():
     feeds = DemandFeeds(lambda keys: None)
     assert feeds.heard_since(1000.0) is None
@@ -127,7 +146,9 @@ def test_a_fixed_number_of_replicas_is_not_the_autoscalers(make_model):
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"[]", b"{}", b'{"models": 3}', b'{"models": {"a/b": 3}}', b'{"models": {"a/b": {"queued": 1}}}', b"\xff"]
+    "line",
+    [b"", b"[]", b"{}", b'{"models": 3}', b'{"models": {"a/b": 3}}', b'{"models": {"a/b": {"queued": 1}}}', b"\xff"]
+    + [f'{{"models": {{"a/b": {{"inFlight": {told}, "queued": 0}}}}}}'.encode() for told in ("-1", "1.5", "1e308", '"3"', "10000000")],
 )
 def test_a_broken_line_is_refused(line):
     with pytest.raises(ValueError, match=r"."):

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 SILENCE_SECONDS = 5.0
 _RETRY_FIRST, _RETRY_LONGEST = 0.2, 5.0
 _MAX_LINE = 4 * 2**20
+_MOST_REQUESTS = 10**6
 
 
 class Feed:
@@ -117,8 +118,8 @@ class DemandFeeds:
         async with self._session.get(f"http://{address}/demand", params={"watch": "1"}, timeout=timeout) as response:
             response.raise_for_status()
             async for line in response.content:
-                feed.heard = time.monotonic()
                 before, feed.models = feed.models, parse(line)
+                feed.heard = time.monotonic()  # by a line that could be read: garbage tells nothing
                 changed = {key for key in before.keys() | feed.models.keys() if _load(before, key) != _load(feed.models, key)}
                 if changed:
                     self._on_change(changed)
@@ -139,7 +140,14 @@ def _key(name: str) -> Key:
 
 
 def _demand(told: dict[str, Any]) -> Demand:
-    return Demand(int(told["inFlight"]), int(told["queued"]), float(told.get("oldestQueuedSeconds", 0.0)))
+    return Demand(_count(told["inFlight"]), _count(told["queued"]), float(told.get("oldestQueuedSeconds", 0.0)))
+
+
+def _count(told: Any) -> int:
+    """Returns a number of requests. A negative one would hide another gateway's, and one beyond reason is a fault, not a demand."""
+    if type(told) is not int or not 0 <= told <= _MOST_REQUESTS:
+        raise TypeError
+    return told
 
 
 def _load(models: dict[Key, Demand], key: Key) -> int:
