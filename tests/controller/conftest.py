@@ -66,12 +66,16 @@ DISCOVERY = {
 
 
 class FakeApi:
-    """Objects by path. ``refuse`` maps a path's beginning to the (status, message) that writes below it are answered with."""
+    """Objects by path. ``refuse`` maps a path's beginning to the (status, message) that writes below it are answered with.
+
+    What has one of ``unserved`` in its path is not found, as when its CRD is gone.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, str]] = []
         self.refuse: dict[str, tuple[int, str]] = {}
+        self.unserved: set[str] = set()
         self.url = ""
         self._versions = itertools.count(10)
         self._watches: list[tuple[str, asyncio.Queue[bytes | None]]] = []
@@ -111,6 +115,10 @@ class FakeApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
+        if any(part in path for part in self.unserved):
+            self.calls.append(("UNSERVED", path))
+            self._changed.set()
+            return _failure(404)
         if "watch" in request.query:
             return await self._watch(request)
         self.calls.append((request.method, path))
@@ -173,8 +181,10 @@ class FakeApi:
         return response
 
     def close(self) -> None:
+        """Ends all watches."""
         for _, queue in self._watches:
             queue.put_nowait(None)
+        self._watches.clear()
 
 
 def _is_collection(path: str) -> bool:

@@ -86,3 +86,20 @@ async def test_the_probes_prove_work(api, kubeconfig, unused_tcp_port):
             async with session.get(url + path) as response:
                 assert response.status == 200
                 assert words in await response.text()
+
+
+async def test_it_outlives_the_crd(api, kubeconfig, make_raw):
+    async with operator(kubeconfig, "only", "--lease-duration=3") as process:
+        api.put(f"{MODELS}/assistant", make_raw())
+        await api.until(lambda: "status" in api.objects.get(f"{MODELS}/assistant", {}))
+        for path in (f"{MODELS}/assistant", f"{DEPLOYMENTS}/assistant"):
+            api.drop(path)
+        api.unserved.add("inferencemodels")
+        api.close()
+        asked = ("UNSERVED", f"/apis/{API_VERSION}/inferencemodels")
+        await api.until(lambda: api.calls.count(asked) >= 3)  # the watch, the question why it ended, and the wait
+        api.unserved.clear()
+        api.put(f"{MODELS}/another", make_raw("another", uid="uid-2"))
+        await api.until(lambda: f"{DEPLOYMENTS}/another" in api.objects)
+        assert process.returncode is None
+        assert f"{DEPLOYMENTS}/assistant" not in api.objects

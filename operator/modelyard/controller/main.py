@@ -1,6 +1,7 @@
 """Entry point of `modelyard-operator`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from modelyard.controller.process import Operator
 from modelyard.controller.settings import OperatorSettings
 from modelyard.kube.client import KubeClient
 from modelyard.kube.credentials import NoCluster
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +53,16 @@ def parse(arguments: Sequence[str] | None = None) -> OperatorSettings:
 
 async def _run(settings: OperatorSettings) -> None:
     async with await KubeClient.connect(connections=settings.workers + 4) as client:
-        await handlers.run(Operator(settings, client), settings.watch_namespace)
+        while True:
+            operator = Operator(settings, client)
+            try:
+                await handlers.run(operator, settings.watch_namespace)
+            except Exception:  # kopf ends by whatever the API server answered
+                if not await operator.is_unserved():
+                    raise
+                log.warning("InferenceModels are no longer served; starting over once their CRD is back")
+            else:
+                return
 
 
 if __name__ == "__main__":

@@ -86,12 +86,22 @@ class Operator:
         for each in touched:
             self.queue.add(each)
 
+    async def is_unserved(self) -> bool:
+        """Returns whether the API server says that it knows no InferenceModels: their CRD was deleted."""
+        try:
+            await self._ask_for_models()
+        except ApiFailure as failure:
+            return failure.not_found
+        return False
+
+    async def _ask_for_models(self) -> None:
+        await self.client.request("GET", Resource(API_VERSION, PLURAL).path(), params={"limit": 1})
+
     async def _wait_for_crd(self) -> None:
         """Waits until the API server serves InferenceModels: kopf looks for them once only."""
-        path = Resource(API_VERSION, PLURAL).path()
         while True:
             try:
-                await self.client.request("GET", path, params={"limit": 1})
+                await self._ask_for_models()
             except ApiFailure as failure:
                 log.warning("%s.%s are not served yet: %s; apply the CRDs if they are missing", PLURAL, GROUP, failure)
                 await asyncio.sleep(_CRD_RETRY_SECONDS)
