@@ -44,15 +44,14 @@ class CompletionBody(SamplingBody):
 async def completions(request: Request, body: CompletionBody) -> Response:
     """Goes on from each prompt, whole or as a stream."""
     service = generation(request, body.model, "completions")
-    prompts = [await service.encode(prompt) for prompt in _bounded(body.prompt)]
-    deltas = service.generate_each(
-        [_request(service, request, body, index, prompt) for index, prompt in enumerate(prompts)], body.stop or []
-    )
-    prompt_tokens = sum(map(len, prompts))
+    # One after the other: the first that is too long ends it, and the rest are not even tokenised.
+    requests = [_request(service, request, body, index, await service.encode(prompt)) for index, prompt in enumerate(_bounded(body.prompt))]
+    deltas = service.generate_each(requests, body.stop or [])
+    prompt_tokens = sum(len(each.prompt_token_ids) for each in requests)
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": body.model}
     if body.stream:
         return sse.EventStream(_stream(head, await prefetch(deltas), prompt_tokens, body.include_usage))
-    return json_response(await _whole(head, deltas, len(prompts), prompt_tokens))
+    return json_response(await _whole(head, deltas, len(requests), prompt_tokens))
 
 
 def _bounded(prompts: list[str | list[int]]) -> list[str | list[int]]:

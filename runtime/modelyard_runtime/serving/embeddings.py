@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from modelyard_runtime.metrics import Metrics, Stopwatch
 from modelyard_runtime.models.embedding import EmbeddingModel
 from modelyard_runtime.serving.batching import Batcher
-from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN, Limiter
 
 # Below this many characters texts are tokenised on the event loop: it takes less than a thread's round trip.
 _SHORT = 4096
@@ -57,17 +57,24 @@ class EmbeddingService:
 
     async def _encode(self, inputs: Sequence[str | list[int]]) -> list[list[int]]:
         texts = [text for text in inputs if isinstance(text, str)]
+        for index, value in enumerate(inputs):
+            # Tokenising takes a second for each MB, so what cannot fit is refused by its characters.
+            if isinstance(value, str) and len(value) > self.max_length * CHARACTERS_PER_TOKEN:
+                raise self._too_long(index, f"{len(value)} characters")
         size = sum(map(len, texts))
         encoded = iter(self.model.tokenize(texts) if size < _SHORT else await asyncio.to_thread(self.model.tokenize, texts))
         ids = [next(encoded) if isinstance(value, str) else self._complete(index, value) for index, value in enumerate(inputs)]
         for index, tokens in enumerate(ids):
             if len(tokens) > self.max_length:
-                raise InvalidRequest(
-                    f"This model's maximum input length is {self.max_length} tokens, and input {index} has {len(tokens)}. Shorten it.",
-                    param="input",
-                    code="context_length_exceeded",
-                )
+                raise self._too_long(index, str(len(tokens)))
         return ids
+
+    def _too_long(self, index: int, size: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"This model's maximum input length is {self.max_length} tokens, and input {index} has {size}. Shorten it.",
+            param="input",
+            code="context_length_exceeded",
+        )
 
     def _complete(self, index: int, ids: list[int]) -> list[int]:
         if max(ids) >= self.model.vocabulary:

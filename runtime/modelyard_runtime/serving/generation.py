@@ -12,7 +12,7 @@ from modelyard.api.errors import InternalError, InvalidRequest
 from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, SamplingParams
 from modelyard_runtime.metrics import Metrics, Stopwatch
 from modelyard_runtime.models.chat import ChatModel, TextDelta
-from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN, Limiter
 from modelyard_runtime.serving.merge import merge
 
 
@@ -128,8 +128,8 @@ class GenerationService:
                 pass
 
     def _check_characters(self, count: int, param: str) -> None:
-        """Refuses what cannot fit before it is tokenised: no token of a real vocabulary is longer than 256 characters on average."""
-        if count > self.bounds.context * 256:
+        """Refuses what cannot fit before it is tokenised."""
+        if count > self.bounds.context * CHARACTERS_PER_TOKEN:
             raise _too_long(
                 f"This model's maximum context length is {self.bounds.context} tokens, and {param} has {count} characters. Shorten it.",
                 param,

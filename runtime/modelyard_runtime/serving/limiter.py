@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 
 from modelyard.api.errors import TooManyRequests, Unavailable
 
+#: Texts with more characters for each token of the context are refused unread: no vocabulary's tokens are that long on average.
+CHARACTERS_PER_TOKEN = 256
+
 
 class Limiter:
     """Lets ``concurrency`` requests work and ``max_queue`` wait, first come, first served. Used from one event loop."""
