@@ -64,3 +64,24 @@ def test_an_own_write_is_owed_until_the_watch_brings_it_back(make_raw):
     models.wrote(stored(make_raw, A, version=6))
     assert models.seen("DELETED", stored(make_raw, A, version=7)) == {A}
     assert models.echo_age == 0
+
+
+def test_a_model_made_anew_in_a_gap_of_the_watch_is_news_and_the_younger(make_raw):
+    models = Models()
+    models.put(stored(make_raw, A))
+    models.put(stored(make_raw, B, created="2026-01-02T00:00:00Z"))
+    assert models.put(stored(make_raw, A, version=5, uid="uid-2", created="2026-01-03T00:00:00Z")) == {A, B}
+    assert models.conflict(B) is None
+    assert "belongs to the older model b/chat" in models.conflict(A)
+
+
+def test_a_late_answer_brings_no_deleted_model_back(make_raw):
+    models = Models()
+    models.put(stored(make_raw, A))
+    models.seen("DELETED", stored(make_raw, A, version=2))
+    models.wrote(stored(make_raw, A, version=2))
+    assert A not in models
+    models.put(stored(make_raw, A, version=3, uid="uid-2"))
+    models.wrote(stored(make_raw, A, version=4))
+    assert models.get(A).metadata.uid == "uid-2"
+    assert models.echo_age == 0

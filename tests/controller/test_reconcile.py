@@ -162,6 +162,22 @@ async def test_a_missed_deletion_brings_no_child_back(rig, make_raw):
     assert len(rig.api.writes()) == done
 
 
+async def test_a_model_made_anew_has_its_own_number_of_replicas(rig, make_raw):
+    scaling = {"minReplicas": 0, "maxReplicas": 5}
+    rig.add(make_raw(scaling=scaling | {"minReplicas": 3}))
+    await rig.settle()
+    await rig.seen(*PATHS.values())
+    rig.apply(make_raw(scaling=scaling))
+    await rig.settle()
+    assert rig.scaler.desired(KEY) == 3
+    rig.api.drop(MODEL)
+    rig.models.remove(KEY)
+    rig.add(make_raw(uid="uid-2", scaling=scaling))  # before anybody looked at the deletion, or collected the children
+    await rig.settle()
+    deployment = rig.api.objects[PATHS["Deployment"]]
+    assert (deployment["metadata"]["ownerReferences"][0]["uid"], deployment["spec"]["replicas"]) == ("uid-2", 0)
+
+
 async def test_a_model_that_goes_gets_nothing_more(rig, make_raw):
     raw = make_raw()
     raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"

@@ -18,6 +18,7 @@ _METADATA = ("name", "namespace", "uid", "generation", "resourceVersion", "creat
 class Stored(NamedTuple):
     """A model as it was last seen. ``version`` is its resourceVersion, ``told`` its generation and whether it is being deleted."""
 
+    uid: str
     blob: bytes
     version: int
     told: tuple[int, bool]
@@ -62,13 +63,21 @@ class Models:
         old = self._stored.get(key)
         if old is not None and new.version <= old.version:
             return set()
+        if old is not None and old.uid != new.uid:  # made anew while the watch was broken: an age of its own, and nothing told yet
+            return self.remove(key) | self.put(raw)
         self._stored[key] = new
         self._by_child[key.namespace, child_name(key.name)] = key
         touched = {key} if old is None or old.told != new.told else set()
         return touched | self._claim(key, old.names if old else (), new.names, new.created)
 
     def wrote(self, raw: dict[str, Any]) -> None:
-        """Stores a model as a write of ours returned it, before its event arrives."""
+        """Stores a model as a write of ours returned it, before its event arrives.
+
+        Not one that was deleted meanwhile, nor its successor: no event need follow to forget the one or to look at the other.
+        """
+        known = self._stored.get(key_of(raw))
+        if known is None or known.uid != raw["metadata"]["uid"]:
+            return
         self._echoes.setdefault(key_of(raw), (int(raw["metadata"]["resourceVersion"]), time.monotonic()))
         self.put(raw)
 
@@ -141,6 +150,7 @@ def _stored(raw: dict[str, Any]) -> Stored:
         slim["status"] = raw["status"]
     aliases = raw.get("spec", {}).get("model", {}).get("aliases", ())
     return Stored(
+        uid=metadata["uid"],
         blob=orjson.dumps(slim),
         version=int(metadata["resourceVersion"]),
         told=(metadata.get("generation", 1), "deletionTimestamp" in metadata),

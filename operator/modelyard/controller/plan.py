@@ -31,9 +31,9 @@ def plan(model: InferenceModel, observed: Observed, settings: BuildSettings) -> 
 def replicas(model: InferenceModel, observed: Observed, live: Manifest | None) -> int:
     """Returns how many replicas there shall be: the autoscaler's word, else what runs, else the fewest; within the bounds.
 
-    Another autoscaler's number is taken as it is.
+    Another autoscaler's number is taken as it is, and that of an earlier model of the same name is none of this one's.
     """
-    running = None if live is None else live["spec"].get("replicas", 1)
+    running = None if live is None or not _owned(model, live) else live["spec"].get("replicas", 1)
     if model.spec.scaling.mode == "External":
         return 1 if running is None else running
     wanted = observed.desired_replicas if observed.desired_replicas is not None else running
@@ -47,3 +47,9 @@ def object_id(manifest: Manifest) -> ObjectId:
 
 def _live_deployment(observed: Observed) -> Manifest | None:
     return next((child for (kind, _), child in observed.children.items() if kind == "Deployment"), None)
+
+
+def _owned(model: InferenceModel, child: Manifest) -> bool:
+    """Returns whether no other model owns the child; one whose owner was edited away is still this one's."""
+    owners = child["metadata"].get("ownerReferences", ())
+    return not owners or model.metadata.uid in [owner["uid"] for owner in owners]

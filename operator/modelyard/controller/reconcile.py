@@ -60,12 +60,16 @@ class Reconciler:
     ):
         self._client, self._models, self._cluster, self._scaler = client, models, cluster, scaler
         self._reports, self._queue, self._settings, self._leading = reports, queue, settings, leading
+        self._uids: dict[Key, str] = {}  # whose memory the others keep by key
 
     async def reconcile(self, key: Key) -> None:
         """Makes what the model says so, as far as it can be now; raises ApiFailure or Refused to be called again later."""
         if (model := await self._read(key)) is None or model.metadata.deletion_timestamp:
             self._forget(key)
             return
+        if self._uids.setdefault(key, model.metadata.uid) != model.metadata.uid:
+            self._forget(key)  # what is remembered is of an earlier model of this name
+            self._uids[key] = model.metadata.uid
         observed = await self._gather(key, model)
         planned = plan(model, observed, self._settings)
         if await self._is_ghost(key, model, observed, planned):
@@ -224,6 +228,7 @@ class Reconciler:
         self._scaler.note(key, model, deployment["spec"].get("replicas", 1), ready, failed)
 
     def _forget(self, key: Key) -> None:
+        self._uids.pop(key, None)
         self._scaler.forget(key)
         self._reports.forget(key)
         self._queue.forget(key)
