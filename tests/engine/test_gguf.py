@@ -144,6 +144,16 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "missing.gguf", tmp_path / "out", lambda fraction: None)
 
 
+def test_a_file_that_ends_in_its_head_was_not_downloaded_whole(gguf_file: Path, tmp_path: Path) -> None:
+    head = tmp_path / "head.gguf"
+    for size in (24, 400):
+        head.write_bytes(gguf_file.read_bytes()[:size])
+        with pytest.raises(WeightsNotFound, match="ends too early") as failure:
+            convert(head, tmp_path / "out", lambda fraction: None)
+        assert "downloaded whole" in failure.value.remedy
+        assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_architecture_or_half_a_file_leaves_nothing_behind(kit: Any, gguf_file: Path, tmp_path: Path) -> None:
     unknown, half = tmp_path / "unknown.gguf", tmp_path / "half.gguf"
     write_gguf(kit.folder("llama"), unknown, architecture="novel")

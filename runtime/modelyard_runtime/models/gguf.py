@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -125,6 +126,8 @@ def _explained(gguf_file: Path) -> Iterator[None]:
             yield
     except MemoryError as error:
         raise OutOfMemory(f"converting {gguf_file.name} needs more memory than there is") from error
+    except (struct.error, IndexError) as error:
+        raise WeightsNotFound(f"{gguf_file} ends too early: {error}", "check that it was downloaded whole") from error
     except (ValueError, KeyError, RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{gguf_file.name} cannot be converted: {type(error).__name__}: {error}") from error
     finally:
