@@ -7,9 +7,11 @@ import sys
 from contextlib import asynccontextmanager
 
 import aiohttp
+import kopf
 import pytest
 import yaml
 from modelyard.api.names import API_VERSION
+from modelyard.controller import handlers
 
 MODELS = f"/apis/{API_VERSION}/namespaces/default/inferencemodels"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
@@ -103,3 +105,9 @@ async def test_it_outlives_the_crd(api, kubeconfig, make_raw):
         await api.until(lambda: f"{DEPLOYMENTS}/another" in api.objects)
         assert process.returncode is None
         assert f"{DEPLOYMENTS}/assistant" not in api.objects
+
+
+def test_no_timer_of_an_ended_run_kills_the_next():
+    settings = kopf.OperatorSettings()
+    handlers.configure(settings)
+    assert settings.process.ultimate_exiting_timeout is None

@@ -64,14 +64,18 @@ def registry(operator: "Operator") -> kopf.OperatorRegistry:
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
-    """Sets kopf to follow many objects and to write nothing. The two queueing values belong together: a worker ends at once."""
+    """Sets kopf to follow many objects and to write nothing. The two queueing values belong together: a worker ends at once.
+
+    Its timer that kills the process after a run has ended is off: it would kill the run that follows a deletion of the CRD. The
+    kubelet ends a process that hangs.
+    """
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.queueing.worker_limit = 100
     settings.queueing.idle_timeout = 0.001
     settings.watching.chunk_size = 500
     settings.networking.error_backoffs = Backoffs()
-    settings.process.ultimate_exiting_timeout = 30.0
+    settings.process.ultimate_exiting_timeout = None
 
 
 def session(found: credentials.Credentials) -> kopf.AiohttpSession:
