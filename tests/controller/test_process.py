@@ -12,6 +12,8 @@ import pytest
 import yaml
 from modelyard.api.names import API_VERSION
 from modelyard.controller import handlers
+from modelyard.controller.process import Operator
+from modelyard.controller.settings import OperatorSettings
 
 MODELS = f"/apis/{API_VERSION}/namespaces/default/inferencemodels"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
@@ -111,3 +113,11 @@ def test_no_timer_of_an_ended_run_kills_the_next():
     settings = kopf.OperatorSettings()
     handlers.configure(settings)
     assert settings.process.ultimate_exiting_timeout is None
+
+
+async def test_a_standby_keeps_no_keys_of_models_that_are_gone(client, make_raw):
+    standby = Operator(OperatorSettings(), client)
+    standby.model_seen("ADDED", make_raw())
+    assert len(standby.queue) == 1
+    standby.model_seen("DELETED", make_raw())
+    assert (len(standby.queue), len(standby.models)) == (0, 0)

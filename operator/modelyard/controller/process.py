@@ -7,7 +7,7 @@ from typing import Any
 from modelyard.api.names import API_VERSION, GROUP, PLURAL
 from modelyard.controller import metrics, probes
 from modelyard.controller.gather import Cluster
-from modelyard.controller.models import Models
+from modelyard.controller.models import Models, key_of
 from modelyard.controller.queue import Urgency, WorkQueue
 from modelyard.controller.reconcile import NotLeading, Reconciler, Refused
 from modelyard.controller.reports import Reports
@@ -85,6 +85,8 @@ class Operator:
         metrics.MODELS.set(len(self.models))
         for each in touched:
             self.queue.add(each)
+        if kind == "DELETED" and not self.lease.is_leader:  # nobody works here, and the keys of all models that ever were would pile up
+            self.queue.forget(key_of(raw))
 
     async def is_unserved(self) -> bool:
         """Returns whether the API server says that it knows no InferenceModels: their CRD was deleted."""
