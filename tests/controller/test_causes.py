@@ -93,7 +93,13 @@ CASES = {
     "bad arguments": (ended(2, "unknown flag --x"), Reason.ENGINE_ARGUMENTS_INVALID, "unknown flag --x", "spec.engine.args"),
     "killed by the kernel": (ended(137, "", "OOMKilled"), Reason.OUT_OF_MEMORY, "memory limit", "spec.resources.memory"),
     "crash": (ended(139, "Fatal Python error: Segmentation fault"), Reason.CRASH_LOOP, "exit code 139", "kubectl logs --previous"),
-    "first crash": (pod(state={"terminated": {"exitCode": 1, "message": "boom"}}), Reason.CRASH_LOOP, "last log line: boom", "log"),
+    "second crash": (
+        pod(state={"terminated": {"exitCode": 1, "message": "boom"}}, restarts=1),
+        Reason.CRASH_LOOP,
+        "last log line: boom",
+        "log",
+    ),
+    "third start": (pod(state={"running": {}}, last={"terminated": {"exitCode": 1}}, restarts=2), Reason.CRASH_LOOP, "exit code 1", "log"),
     "suspect again": (
         pod(state={"running": {}}, last={"terminated": {"exitCode": 84, "message": ""}}, restarts=1),
         Reason.OUT_OF_MEMORY,
@@ -126,6 +132,8 @@ def test_each_cause_is_named_with_its_place_and_remedy(name):
     "raw",
     [
         pod(conditions=[SCHEDULED, READY], state={"running": {}}, last={"terminated": {"exitCode": 1}}, restarts=4),  # recovered
+        pod(state={"terminated": {"exitCode": 1, "message": "boom"}}),  # an accident, which the restart mends
+        pod(state={"running": {}}, last={"terminated": {"exitCode": 137}}, restarts=1),
         pod(state={"running": {}}),
         pod(conditions=[]),
         waiting("ContainerCreating"),

@@ -183,15 +183,23 @@ def _waiting(name: str, state: Manifest) -> Termination | None:
 
 
 def _terminated(name: str, state: Manifest) -> Termination | None:
-    """Explains the container's last end. A container that runs again is still a suspect until it is ready."""
+    """Explains the container's last end. A container that runs again is still a suspect until it is ready.
+
+    One end without a cause is an accident that the restart mends: only a second one is a loop. Until then requests are held.
+    """
     end = state.get("state", {}).get("terminated") or state.get("lastState", {}).get("terminated")
     if not end:
         return None
-    where, code = f"pod {name}, container {state['name']}", end.get("exitCode", 0)
+    cause = _cause(f"pod {name}, container {state['name']}", end)
+    runs = "running" in state.get("state", {})
+    return None if cause.reason == Reason.CRASH_LOOP and state.get("restartCount", 0) < (2 if runs else 1) else cause
+
+
+def _cause(where: str, end: Manifest) -> Termination:
     if end.get("reason") == "OOMKilled":
         message = f"{where}: killed for exceeding its memory limit (OOMKilled)"
         return Termination(Reason.OUT_OF_MEMORY, message, _REMEDIES[Reason.OUT_OF_MEMORY])
-    told = end.get("message", "")
+    told, code = end.get("message", ""), end.get("exitCode", 0)
     if own := Termination.parse(told):
         return Termination(own.reason, f"{where}: {own.message}", own.remedy)
     reason = _EXIT_REASONS.get(code, Reason.CRASH_LOOP)
