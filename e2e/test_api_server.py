@@ -53,7 +53,7 @@ async def namespace(client: KubeClient) -> AsyncIterator[str]:
 
 
 async def established(client: KubeClient, path: str) -> bool:
-    conditions = (await client.get(path)).get("status", {}).get("conditions", [])
+    conditions = (await client.get(path)).get("status", {}).get("conditions") or []  # null at first
     return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
 
 
