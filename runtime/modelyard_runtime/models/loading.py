@@ -153,7 +153,7 @@ def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
     except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", "fetch the weights again") from error
+        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
     except (ValueError, KeyError, RuntimeError) as error:
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
@@ -167,6 +167,8 @@ def _check_complete(folder: Path, missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise WeightsNotFound(
-            f"{folder.name} lacks weights that its config.json asks for: {', '.join(names[:3])}{more}", "fetch the weights again"
-        )
+        raise WeightsNotFound(f"{folder.name} lacks weights that its config.json asks for: {', '.join(names[:3])}{more}", _again(folder))
+
+
+def _again(folder: Path) -> str:
+    return f"put whole weights into {folder}; where that is the model cache, delete the folder, and the next start fetches them again"
