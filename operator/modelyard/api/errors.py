@@ -6,6 +6,7 @@
     ├── ModelNotFound              404     invalid_request_error   model_not_found
     ├── UnknownPath                404     invalid_request_error   unknown_url
     ├── MethodNotAllowed           405     invalid_request_error   method_not_allowed
+    ├── RequestTimeout             408     invalid_request_error   request_timeout
     ├── PayloadTooLarge            413     invalid_request_error   request_too_large
     ├── TooManyRequests            429     rate_limit_error        queue_full
     ├── InternalError              500     server_error            internal_error
@@ -75,6 +76,12 @@ class MethodNotAllowed(ApiError):
     """The path exists, not for this method."""
 
     status, type, default_code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(ApiError):
+    """The client took too long to send its request."""
+
+    status, type, default_code = 408, "invalid_request_error", "request_timeout"
 
 
 class PayloadTooLarge(ApiError):

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from modelyard.gateway.wire import Answer
 
 
-class RequestTimeout(ApiError):
-    """The client took too long to send its request."""
-
-    status, type, default_code = 408, "invalid_request_error", "request_timeout"
-
-
 class HeadersTooLarge(ApiError):
     """The request's head passes the bound."""
 

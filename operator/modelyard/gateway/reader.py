@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import httptools
 
-from modelyard.api.errors import ApiError, InvalidRequest, PayloadTooLarge, Unavailable
+from modelyard.api.errors import ApiError, InvalidRequest, PayloadTooLarge, RequestTimeout, Unavailable
 from modelyard.gateway import wire
-from modelyard.gateway.errors import HeadersTooLarge, RequestTimeout
+from modelyard.gateway.errors import HeadersTooLarge
 from modelyard.gateway.exchange import Request
 from modelyard.gateway.metrics import GatewayStats
 from modelyard.gateway.request_id import request_id

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import Request
-from modelyard.api.errors import InvalidRequest, ModelNotFound, Unavailable
+from modelyard.api.errors import InvalidRequest, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
+from modelyard_runtime.api.errors import unknown_model
 from modelyard_runtime.serving.runtime import Runtime, Services
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _services(request: Request, model: str, capability: str) -> Services:
     served = runtime.settings.served_name
     # The gateway has resolved aliases and namespaces already, and says so in a header.
     if served not in {model, request.headers.get(MODEL_HEADER)}:
-        raise ModelNotFound(f"The model '{model[:200]}' does not exist here. This server has '{served}'.", param="model")
+        raise unknown_model(model, served)
     services = runtime.services
     if services is None or not runtime.lifecycle.loaded:
         raise _not_loaded(runtime)

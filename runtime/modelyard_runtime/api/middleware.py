@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from modelyard.api.errors import ApiError, PayloadTooLarge, Timeout
+from modelyard.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Timeout
 from modelyard.api.names import REQUEST_ID_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,12 +31,6 @@ _QUIET = frozenset({"/health", "/ready", "/metrics", "/progress"})
 
 class ClientLeft(Exception):
     """The client closed the connection before its answer was complete."""
-
-
-class BodyTimeout(ApiError):
-    """The client did not send its body in time."""
-
-    status, type, default_code = 408, "invalid_request_error", "request_timeout"
 
 
 class Exchange:
@@ -72,7 +66,7 @@ class Exchange:
             body = error.to_json()
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             headers += [(name.encode(), value.encode()) for name, value in error.headers().items()]
-            if isinstance(error, PayloadTooLarge | BodyTimeout):
+            if isinstance(error, PayloadTooLarge | RequestTimeout):
                 headers.append((b"connection", b"close"))
             await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})
@@ -116,7 +110,7 @@ class Bounds:
         self._request_timeout = request_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request. Raises ClientLeft, PayloadTooLarge, BodyTimeout or Timeout."""
+        """Serves one request. Raises ClientLeft, PayloadTooLarge, RequestTimeout or Timeout."""
         body = await self._body(scope, receive)
         gone = asyncio.create_task(_departure(receive))
         work: asyncio.Task[None] = asyncio.create_task(self._run(scope, _replay(body, gone), send))
@@ -145,7 +139,7 @@ class Bounds:
         except TimeoutError:
             if declared > self._max_body_bytes:
                 raise self._too_large() from None
-            raise BodyTimeout(f"The body did not arrive within {self._body_timeout:g} s. Send it faster, or less of it.") from None
+            raise RequestTimeout(f"The body did not arrive within {self._body_timeout:g} s. Send it faster, or less of it.") from None
 
     async def _read(self, receive: Receive) -> bytes:
         """Reads to the end even past the bound, dropping what is too much: a client that still sends would not see the answer."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from modelyard.api.errors import ModelNotFound
 
 from modelyard_runtime.api.access import runtime_of
+from modelyard_runtime.api.errors import unknown_model
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.serving.runtime import Runtime
 
@@ -25,9 +25,7 @@ async def model(request: Request, name: str) -> Response:
     """Describes the model. Raises ModelNotFound for any other."""
     runtime = runtime_of(request)
     if name != runtime.settings.served_name:
-        raise ModelNotFound(
-            f"The model '{name[:200]}' does not exist here. This server has '{runtime.settings.served_name}'.", param="model"
-        )
+        raise unknown_model(name, runtime.settings.served_name)
     return json_response(_model(runtime))
 
 
