@@ -328,7 +328,7 @@ wheel.fetch(Wheel(**{record.model_dump()!r}), Path({str(tmp_path / "downloads")!
 
 
 def test_capabilities_follow_from_the_files(tmp_path):
-    from modelyard_runtime.serving.loading import detect
+    from modelyard_runtime.serving.detection import detect
 
     def folder(name: str, config: dict, **files: str) -> Path:
         path = tmp_path / name

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
 from modelyard.api.errors import InvalidRequest, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
 from modelyard_runtime.api.errors import unknown_model
-from modelyard_runtime.serving.runtime import Runtime, Services
+from modelyard_runtime.serving.families import Service
+from modelyard_runtime.serving.runtime import Runtime
 
 if TYPE_CHECKING:
     from modelyard_runtime.serving.embeddings import EmbeddingService
     from modelyard_runtime.serving.generation import GenerationService
 
-_PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
+#: The endpoint that each capability is best known by.
+PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
 
 
 def runtime_of(request: Request) -> Runtime:
@@ -24,35 +26,31 @@ def runtime_of(request: Request) -> Runtime:
     return runtime
 
 
-def generation(request: Request, model: str, capability: str) -> GenerationService:
+async def generation(request: Request, model: str, capability: str) -> GenerationService:
     """Returns the generation service for a chat or completions request. Raises ModelNotFound, InvalidRequest or Unavailable."""
-    service = _services(request, model, capability).generation
-    assert service is not None
-    return service
+    return cast("GenerationService", await service(request, model, capability))
 
 
-def embedding(request: Request, model: str) -> EmbeddingService:
+async def embedding(request: Request, model: str) -> EmbeddingService:
     """Returns the embedding service. Raises ModelNotFound, InvalidRequest or Unavailable."""
-    service = _services(request, model, "embeddings").embeddings
-    assert service is not None
-    return service
+    return cast("EmbeddingService", await service(request, model, "embeddings"))
 
 
-def _services(request: Request, model: str, capability: str) -> Services:
+async def service(request: Request, model: str, capability: str) -> Service:
+    """Returns the service of a model that has a capability. Raises ModelNotFound, InvalidRequest or Unavailable."""
     runtime = runtime_of(request)
     served = runtime.settings.served_name
     # The gateway has resolved aliases and namespaces already, and says so in a header.
     if served not in {model, request.headers.get(MODEL_HEADER)}:
         raise unknown_model(model, served)
-    services = runtime.services
-    if services is None or not runtime.lifecycle.loaded:
+    if runtime.service is None or not runtime.lifecycle.loaded:
         raise _not_loaded(runtime)
-    if capability not in services.capabilities:
-        paths = ", ".join(_PATHS[name] for name in services.capabilities)
+    if capability not in runtime.capabilities:
+        paths = ", ".join(PATHS[name] for name in runtime.capabilities)
         raise InvalidRequest(
             f"The model '{served}' is not made for {capability}. It answers {paths}.", param="model", code="unsupported_capability"
         )
-    return services
+    return runtime.service
 
 
 def _not_loaded(runtime: Runtime) -> Unavailable:

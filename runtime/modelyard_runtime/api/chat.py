@@ -101,7 +101,7 @@ class ChatBody(SamplingBody):
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, body: ChatBody) -> Response:
     """Answers a conversation, whole or as a stream."""
-    service = generation(request, body.model, "chat")
+    service = await generation(request, body.model, "chat")
     messages = [message.rendered() for message in body.messages]
     prompt = await service.encode_chat(messages)
     room = service.room(prompt, body.max_completion_tokens or body.max_tokens, prompt_param="messages")

@@ -43,7 +43,7 @@ class CompletionBody(SamplingBody):
 @router.post("/v1/completions")
 async def completions(request: Request, body: CompletionBody) -> Response:
     """Goes on from each prompt, whole or as a stream."""
-    service = generation(request, body.model, "completions")
+    service = await generation(request, body.model, "completions")
     # One after the other: the first that is too long ends it, and the rest are not even tokenised.
     requests = [_request(service, request, body, index, await service.encode(prompt)) for index, prompt in enumerate(_bounded(body.prompt))]
     deltas = service.generate_each(requests, body.stop or [])

@@ -34,7 +34,7 @@ class EmbeddingBody(Body):
 @router.post("/v1/embeddings")
 async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     """Answers with one vector for each input, as numbers or as base64 of little-endian float32."""
-    service = embedding(request, body.model)
+    service = await embedding(request, body.model)
     size = service.model.dimensions
     if body.dimensions is not None and body.dimensions > size:
         raise InvalidRequest(

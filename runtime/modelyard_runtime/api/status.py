@@ -58,6 +58,5 @@ async def progress(request: Request) -> Response:
 
 
 def _model(runtime: Runtime) -> dict[str, object]:
-    services = runtime.services
-    more = {"capabilities": services.capabilities, "max_model_len": services.context} if services else {}
+    more = {"capabilities": runtime.capabilities, **runtime.service.describe()} if runtime.service else {}
     return {"id": runtime.settings.served_name, "object": "model", "created": runtime.created, "owned_by": "modelyard", **more}

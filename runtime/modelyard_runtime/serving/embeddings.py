@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from modelyard.api.errors import InternalError, InvalidRequest
 from numpy.typing import NDArray
 
-from modelyard_runtime.metrics import Metrics, Stopwatch
+from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.metrics import Load, Metrics, Stopwatch
 from modelyard_runtime.models.embedding import EmbeddingModel
+from modelyard_runtime.models.loading import choose_device, choose_dtype
+from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.batching import Batcher
+from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN, Limiter
+from modelyard_runtime.settings import ServeSettings
 
 # Below this many characters texts are tokenised on the event loop: it takes less than a thread's round trip.
 _SHORT = 4096
+_CONCURRENCY = 64
+
+
+def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> EmbeddingModel:
+    """Loads an encoder. Raises RuntimeFailed."""
+    del capabilities, report
+    device = choose_device(settings.device)
+    model = EmbeddingModel(folder, dtype=choose_dtype(settings.dtype, device), device=device)
+    if settings.max_model_length is not None and settings.max_model_length > model.max_length:
+        raise ArgumentsInvalid(f"--max-model-length: this model takes {model.max_length} tokens at most, not {settings.max_model_length}")
+    return model
+
+
+def serve(model: EmbeddingModel, context: Context) -> EmbeddingService:
+    """Makes the model's service."""
+    settings = context.settings
+    bounds = (model.max_length, settings.max_model_length, settings.max_prompt_tokens)
+    return EmbeddingService(
+        model,
+        context.limiter(_CONCURRENCY),
+        Batcher(model.embed, budget=settings.max_batch_tokens),
+        max_length=min(bound for bound in bounds if bound is not None),
+        metrics=context.metrics,
+    )
 
 
 class EmbeddingService:
@@ -27,6 +58,18 @@ class EmbeddingService:
         self.max_length = max_length
         self.batcher = batcher
         self._metrics = metrics
+
+    def load(self) -> Load:
+        """Returns what is going on."""
+        return Load(self.limiter.working, self.limiter.waiting)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what ``/v1/models`` adds about the model."""
+        return {"max_model_len": self.max_length}
+
+    async def stop(self) -> None:
+        """Ends the batcher's thread."""
+        await self.batcher.stop()
 
     async def embed(self, inputs: Sequence[str | list[int]]) -> tuple[list[NDArray[np.float32]], int]:
         """Returns a vector for each input and the number of tokens. Raises InvalidRequest on inputs that do not fit."""

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modelyard.api.errors import InternalError, InvalidRequest
 
 from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, SamplingParams
-from modelyard_runtime.metrics import Metrics, Stopwatch
+from modelyard_runtime.engine.engine import TransformersEngine
+from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.metrics import Load, Metrics, Stopwatch
 from modelyard_runtime.models.chat import ChatModel, TextDelta
+from modelyard_runtime.models.loading import load_causal_lm
+from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN, Limiter
 from modelyard_runtime.serving.merge import merge
+from modelyard_runtime.settings import ServeSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,38 @@ class Bounds:
     answer: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedChat:
+    """A decoder with its engine: ``sequences`` run at once, token ids are below ``vocabulary``."""
+
+    model: ChatModel
+    sequences: int
+    vocabulary: int
+
+
+def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
+    """Loads a decoder and makes its engine. Raises RuntimeFailed."""
+    loaded = load_causal_lm(
+        folder, dtype=settings.dtype, device=settings.device, progress=lambda fraction: report(Step(Phase.LOAD, fraction))
+    )
+    bounds = EngineSettings(max_model_length=settings.max_model_length, max_concurrent_sequences=settings.max_concurrent_sequences)
+    engine = TransformersEngine(loaded, bounds)
+    model = ChatModel(engine, loaded.tokenizer)
+    if "chat" in capabilities and not model.has_template:
+        raise UnsupportedModel(
+            "the model has no chat template", "serve it with --capability completions, or add chat_template.jinja to the weights"
+        )
+    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size)
+
+
+def serve(loaded: LoadedChat, context: Context) -> GenerationService:
+    """Starts the engine and makes its service."""
+    settings, engine = context.settings, loaded.model.engine
+    engine.start()
+    bounds = Bounds(engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
+    return GenerationService(loaded.model, context.limiter(loaded.sequences), bounds, context.metrics, context.on_death)
+
+
 class GenerationService:
     """A chat model behind its limiter. Used from one event loop."""
 
@@ -35,6 +75,24 @@ class GenerationService:
         self.bounds = bounds
         self._metrics = metrics
         self._on_death = on_death
+
+    @property
+    def max_length(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return self.bounds.context
+
+    def load(self) -> Load:
+        """Returns what is going on, in the limiter and in the engine."""
+        stats = self.model.engine.stats()
+        return Load(stats.running, stats.waiting + self.limiter.waiting, stats.kv_cache_usage)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what ``/v1/models`` adds about the model."""
+        return {"max_model_len": self.max_length}
+
+    async def stop(self) -> None:
+        """Ends the engine's thread."""
+        await self.model.engine.stop()
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Returns the token ids of a conversation. Raises InvalidRequest when it is too long or the model's template refuses it."""

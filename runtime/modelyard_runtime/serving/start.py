@@ -6,24 +6,16 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from modelyard_runtime.errors import ArgumentsInvalid, Crashed, OutOfMemory, RuntimeFailed, UnsupportedModel, WarmupFailed
+from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed, WarmupFailed
 from modelyard_runtime.progress import Phase, Step, Stopped
-from modelyard_runtime.serving.batching import Batcher
-from modelyard_runtime.serving.limiter import Limiter
-from modelyard_runtime.serving.loading import LoadedChat, load
-from modelyard_runtime.serving.runtime import Runtime, Services
-from modelyard_runtime.settings import ServeSettings
-
-if TYPE_CHECKING:  # they import PyTorch, which the loader's thread does
-    from modelyard_runtime.models.embedding import EmbeddingModel
-    from modelyard_runtime.serving.embeddings import EmbeddingService
-    from modelyard_runtime.serving.generation import GenerationService
+from modelyard_runtime.serving.families import Service
+from modelyard_runtime.serving.loading import load
+from modelyard_runtime.serving.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-_EMBEDDING_REQUESTS = 64
 _THREAD = "loader"
 T = TypeVar("T")
 
@@ -33,13 +25,8 @@ async def start(runtime: Runtime) -> None:
     try:
         loaded = await _on_thread(lambda: load(runtime.settings, runtime.lifecycle.report))
         runtime.lifecycle.report(Step(Phase.WARMUP))
-        if loaded.chat is not None:
-            services = Services(loaded.capabilities, generation=_generation(runtime, loaded.chat, "chat" in loaded.capabilities))
-        elif loaded.embedding is not None:
-            services = Services(loaded.capabilities, embeddings=_embeddings(runtime, loaded.embedding))
-        runtime.services = services
-        await _warm_up(services)
-        runtime.lifecycle.capabilities = services.capabilities
+        await _warm_up(runtime.serve(loaded))
+        runtime.lifecycle.capabilities = loaded.capabilities
         runtime.lifecycle.report(Step(Phase.READY))
         logger.info("ready", extra={"progress": runtime.lifecycle.snapshot()})
     except Stopped:
@@ -58,45 +45,9 @@ def start_goes_on() -> bool:
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
-def _generation(runtime: Runtime, loaded: LoadedChat, chat: bool) -> GenerationService:
-    from modelyard_runtime.serving.generation import Bounds, GenerationService  # noqa: PLC0415
-
-    settings, model = runtime.settings, loaded.model
-    if chat and not model.has_template:
-        raise UnsupportedModel(
-            "the model has no chat template", "serve it with --capability completions, or add chat_template.jinja to the weights"
-        )
-    model.engine.start()
-    bounds = Bounds(model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
-    limiter = _limiter(settings, settings.max_concurrency or loaded.sequences)
-    return GenerationService(model, limiter, bounds, runtime.metrics, runtime.engine_died)
-
-
-def _embeddings(runtime: Runtime, model: EmbeddingModel) -> EmbeddingService:
-    from modelyard_runtime.serving.embeddings import EmbeddingService  # noqa: PLC0415
-
-    settings = runtime.settings
-    if settings.max_model_length is not None and settings.max_model_length > model.max_length:
-        raise ArgumentsInvalid(f"--max-model-length: this model takes {model.max_length} tokens at most, not {settings.max_model_length}")
-    bounds = (model.max_length, settings.max_model_length, settings.max_prompt_tokens)
-    return EmbeddingService(
-        model,
-        _limiter(settings, settings.max_concurrency or _EMBEDDING_REQUESTS),
-        Batcher(model.embed, budget=settings.max_batch_tokens),
-        max_length=min(bound for bound in bounds if bound is not None),
-        metrics=runtime.metrics,
-    )
-
-
-def _limiter(settings: ServeSettings, concurrency: int) -> Limiter:
-    return Limiter(concurrency=concurrency, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
-
-
-async def _warm_up(services: Services) -> None:
+async def _warm_up(service: Service) -> None:
     try:
-        for service in (services.generation, services.embeddings):
-            if service is not None:
-                await service.warm_up()
+        await service.warm_up()
     except Exception as error:
         raise WarmupFailed(f"the first forward pass failed: {type(error).__name__}: {error}") from error
 

@@ -1,0 +1,47 @@
+"""What a model can do, by its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
+from modelyard_runtime.serving.families import FAMILIES, family_of
+
+
+def capabilities_of(folder: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the capabilities to serve: those asked for, else those detected. Raises ArgumentsInvalid or UnsupportedModel."""
+    if not wanted:
+        return detect(folder)
+    if family_of(wanted) is None:
+        together = "; ".join(", ".join(sorted(family.capabilities)) for family in FAMILIES)
+        raise ArgumentsInvalid(
+            f"--capability: {' and '.join(wanted)} are not one model's. Together may be: {together}",
+            "make several models of the same source",
+        )
+    return wanted
+
+
+def detect(folder: Path) -> tuple[str, ...]:
+    """Returns what a model can do, by its files. Raises UnsupportedModel."""
+    config = json.loads((folder / "config.json").read_text())
+    architectures = [str(name) for name in config.get("architectures") or []]
+    if (folder / "modules.json").is_file():
+        return ("embeddings",)
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return ("chat", "completions") if has_template(folder) else ("completions",)
+    if any(name.endswith(("Model", "ForMaskedLM")) for name in architectures):
+        return ("embeddings",)
+    named = ", ".join(architectures) or f"model_type {config.get('model_type', 'missing')}"
+    raise UnsupportedModel(
+        f"{named} is neither a decoder nor an encoder that this runtime knows",
+        "name what it is for with --capability, or choose another model",
+    )
+
+
+def has_template(folder: Path) -> bool:
+    """Whether the folder has a chat template."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(json.loads(path.read_text()).get("chat_template"))

@@ -1,0 +1,100 @@
+"""The families of models: what each is asked for, how it is recognised, and the module that loads and serves it.
+
+A module of the table has two functions. ``load`` runs on the loader's thread, takes as long as it takes, and is the first to import
+PyTorch; ``serve`` runs on the event loop and returns at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from modelyard_runtime.metrics import Load, Metrics
+from modelyard_runtime.progress import Report
+from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.settings import ServeSettings
+
+
+class Service(Protocol):
+    """A loaded model behind its limiter, as the endpoints of its family use it. Used from one event loop."""
+
+    limiter: Limiter
+
+    @property
+    def max_length(self) -> int:
+        """Longest prompt plus answer, or longest text, in tokens; 0 where tokens do not count."""
+        ...
+
+    def load(self) -> Load:
+        """Returns what is going on."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what ``/v1/models`` adds about the model."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Runs a real forward pass through every path. Raises whatever goes wrong."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends its threads and lets its memory go; nobody uses it any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a service is made from besides the loaded model. ``on_death`` is told why an engine cannot go on."""
+
+    settings: ServeSettings
+    metrics: Metrics
+    capabilities: tuple[str, ...]
+    on_death: Callable[[Exception], None]
+
+    def limiter(self, default_concurrency: int) -> Limiter:
+        """Returns a limiter within the settings' bounds."""
+        settings = self.settings
+        return Limiter(
+            concurrency=settings.max_concurrency or default_concurrency,
+            max_queue=settings.max_queue,
+            queue_timeout=settings.queue_timeout.total_seconds(),
+        )
+
+
+class FamilyModule(Protocol):
+    """What a module of the table offers."""
+
+    def load(self, folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> Any:
+        """Loads a folder. Raises RuntimeFailed, or Stopped out of ``report``."""
+        ...
+
+    def serve(self, loaded: Any, context: Context) -> Service:
+        """Makes the service of what `load` returned. Raises RuntimeFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """``capabilities`` that one model may have together; ``module`` is imported when a model of the family is loaded."""
+
+    name: str
+    capabilities: frozenset[str]
+    module: str
+
+    def implementation(self) -> FamilyModule:
+        """Imports the module."""
+        return cast(FamilyModule, import_module(self.module))
+
+
+FAMILIES = (
+    Family("generation", frozenset({"chat", "completions"}), "modelyard_runtime.serving.generation"),
+    Family("embeddings", frozenset({"embeddings"}), "modelyard_runtime.serving.embeddings"),
+)
+
+
+def family_of(capabilities: tuple[str, ...]) -> Family | None:
+    """Returns the family that has all of the capabilities, or None."""
+    return next((family for family in FAMILIES if family.capabilities >= set(capabilities)), None)
