@@ -27,20 +27,54 @@ class Load:
     kv_cache_usage: float = 0.0
 
 
-class Metrics:
-    """The process's metrics, in a registry of their own. Used from one event loop."""
+class Exposition:
+    """What ``/metrics`` shows: instruments that all models of the process share, told apart by label. Used from one event loop."""
 
-    def __init__(self, model: str, load: Callable[[], Load]):
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._registry.register(_Gauges(model, load))
+        self._loads: dict[str, Callable[[], Load]] = {}
+        self._registry.register(_Gauges(self._loads))
+        self._histograms: dict[str, Histogram] = {}
+        self._counters: dict[str, Counter] = {}
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ("model_name",)) -> Histogram:
+        """Returns the histogram of that name, made when it is asked for first."""
+        if name not in self._histograms:
+            self._histograms[name] = Histogram(f"modelyard_{name}", text, labels, buckets=buckets, registry=self._registry)
+        return self._histograms[name]
+
+    def counter(self, name: str, text: str, labels: tuple[str, ...] = ("model_name",)) -> Counter:
+        """Returns the counter of that name, made when it is asked for first."""
+        if name not in self._counters:
+            self._counters[name] = Counter(f"modelyard_{name}", text, labels, registry=self._registry)
+        return self._counters[name]
+
+    def watch(self, model: str, load: Callable[[], Load]) -> None:
+        """Shows a model's load as gauges from now on."""
+        self._loads[model] = load
+
+    def register(self, collector: Collector) -> None:
+        """Shows what a collector of another part reads when it is asked."""
+        self._registry.register(collector)
+
+    def render(self) -> bytes:
+        """Returns Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class Metrics:
+    """One model's instruments. Used from one event loop."""
+
+    def __init__(self, exposition: Exposition, model: str, load: Callable[[], Load]):
+        exposition.watch(model, load)
         self._model = model
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"modelyard_{name}", text, ["model_name"], buckets=buckets, registry=self._registry).labels(model)
+            return exposition.histogram(name, text, buckets).labels(model)
 
         def counter(name: str, text: str) -> Counter:
-            return Counter(f"modelyard_{name}", text, ["model_name"], registry=self._registry).labels(model)
+            return exposition.counter(name, text).labels(model)
 
         self.prompt_tokens = counter("prompt_tokens", "Number of prefill tokens processed.")
         self.generation_tokens = counter("generation_tokens", "Number of generation tokens processed.")
@@ -48,17 +82,11 @@ class Metrics:
         self.between = histogram("inter_token_latency_seconds", "Time between two tokens of a request in seconds.", _BETWEEN)
         self.request = histogram("e2e_request_latency_seconds", "End to end request latency in seconds.", _REQUEST)
         self.queue = histogram("request_queue_time_seconds", "Time that a request waited for its turn in seconds.", _REQUEST)
-        self._success = Counter(
-            "modelyard_request_success", "Requests by how they ended.", ["model_name", "finished_reason"], registry=self._registry
-        )
+        self._success = exposition.counter("request_success", "Requests by how they ended.", ("model_name", "finished_reason"))
 
     def finished(self, reason: str) -> None:
         """Counts a request that ended: stop, length or abort."""
         self._success.labels(self._model, reason).inc()
-
-    def render(self) -> bytes:
-        """Returns Prometheus' text format."""
-        return generate_latest(self._registry)
 
 
 class Stopwatch:
@@ -99,19 +127,22 @@ class Stopwatch:
 
 
 class _Gauges(Collector):
-    """Reads the load when it is asked for, so that no gauge is ever stale."""
+    """Reads the loads when they are asked for, so that no gauge is ever stale."""
 
-    def __init__(self, model: str, load: Callable[[], Load]):
-        self._model = model
-        self._load = load
+    def __init__(self, loads: dict[str, Callable[[], Load]]):
+        self._loads = loads
 
     def collect(self) -> Iterator[Metric]:
-        load = self._load()
-        for name, text, value in (
-            ("num_requests_running", "Number of requests in model execution batches.", load.running),
-            ("num_requests_waiting", "Number of requests waiting to be processed.", load.waiting),
-            ("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", load.kv_cache_usage),
-        ):
+        loads = {model: load() for model, load in self._loads.items()}
+        for name, text, read in _GAUGES:
             gauge = GaugeMetricFamily(f"modelyard_{name}", text, labels=["model_name"])
-            gauge.add_metric([self._model], value)
+            for model, load in loads.items():
+                gauge.add_metric([model], read(load))
             yield gauge
+
+
+_GAUGES: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
+    ("num_requests_running", "Number of requests in model execution batches.", lambda load: load.running),
+    ("num_requests_waiting", "Number of requests waiting to be processed.", lambda load: load.waiting),
+    ("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", lambda load: load.kv_cache_usage),
+)

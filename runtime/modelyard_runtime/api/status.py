@@ -48,7 +48,7 @@ async def ready(request: Request) -> Response:
 @private.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Returns Prometheus' text format."""
-    return Response(runtime_of(request).metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(runtime_of(request).exposition.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @private.get("/progress")

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from modelyard_runtime.errors import Crashed, RuntimeFailed
-from modelyard_runtime.metrics import Load, Metrics
+from modelyard_runtime.metrics import Exposition, Load, Metrics
 from modelyard_runtime.serving.families import Context, Service
 from modelyard_runtime.serving.lifecycle import Lifecycle
 from modelyard_runtime.serving.loading import Loaded
@@ -19,7 +19,8 @@ class Runtime:
     def __init__(self, settings: ServeSettings):
         self.settings = settings
         self.lifecycle = Lifecycle()
-        self.metrics = Metrics(settings.served_name, self._load)
+        self.exposition = Exposition()
+        self.metrics = Metrics(self.exposition, settings.served_name, self._load)
         self.created = int(time.time())
         self.capabilities: tuple[str, ...] = ()
         self.service: Service | None = None
