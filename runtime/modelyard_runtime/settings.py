@@ -87,6 +87,29 @@ class LimitSettings(BaseModel):
     )
 
 
+MediaHost = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?$", max_length=300)]
+
+
+class MediaSettings(BaseModel):
+    """What images and other media of requests may be."""
+
+    media_hosts: Annotated[tuple[MediaHost, ...], NoDecode, _split(",")] = Field(
+        default=(),
+        max_length=1000,
+        description=(
+            "Hosts that media may be fetched from: name, *.domain or *, at ports 80 and 443 or with :port (repeatable). "
+            "Only public addresses are asked. None when left out: clients send data: URLs."
+        ),
+    )
+    max_media_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
+        default=16 << 20, description="Largest image or other file, in bytes."
+    )
+    media_timeout: Timeout = Field(default=timedelta(seconds=10), description="Longest time to fetch one, redirects included.")
+    max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = Field(
+        default=33_554_432, description="Largest image, in pixels; judged before it is decoded."
+    )
+
+
 class NetworkSettings(BaseModel):
     """Where it listens."""
 
@@ -124,7 +147,9 @@ class ProcessSettings(BaseModel):
 _CONFIG = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
 
-class ServeSettings(ModelSettings, ComputeSettings, LimitSettings, NetworkSettings, StorageSettings, ProcessSettings, BaseSettings):
+class ServeSettings(
+    ModelSettings, ComputeSettings, LimitSettings, MediaSettings, NetworkSettings, StorageSettings, ProcessSettings, BaseSettings
+):
     """Settings of `modelyard-runtime serve`."""
 
     model_config = _CONFIG
@@ -147,6 +172,7 @@ SERVE_GROUPS: tuple[type[BaseModel], ...] = (
     ModelSettings,
     ComputeSettings,
     LimitSettings,
+    MediaSettings,
     NetworkSettings,
     StorageSettings,
     ProcessSettings,

@@ -1,0 +1,1 @@
+"""Media that requests bring: fetched behind one guard, decoded within bounds."""
