@@ -103,6 +103,7 @@ async def test_bad_bodies(gateway, replica, connect, case):
         ("DELETE /v1/models/assistant", 405, "method_not_allowed"),
         ("POST /v1/models", 405, "method_not_allowed"),
         ("OPTIONS /v1/chat/completions", 405, "method_not_allowed"),
+        ("GET /v1/nope", 404, "unknown_url"),
         ("GET /", 404, "unknown_url"),
         ("POST /chat/completions", 404, "unknown_url"),
         ("POST /v1/../health", 404, "unknown_url"),

@@ -249,3 +249,9 @@ async def test_help_explains_every_flag():
         output, _ = await child.communicate()
     assert child.returncode == 0
     assert b"--drain-timeout" in output
+
+
+def test_a_pods_log_is_not_shown_to_api_clients():
+    raw = model(ready="CrashLoop")
+    raw["status"]["conditions"][0]["message"] = "pod a: ended with exit code 1; last log line: password=hunter2. Read the log."
+    assert record_of(raw).blocked == "CrashLoop: pod a: ended with exit code 1"

@@ -36,6 +36,9 @@ class Reason(StrEnum):
     CRASH_LOOP = "CrashLoop"
 
 
+#: What stands before a pod's last log line in a condition's message. It is for those who may read the cluster, not for API clients.
+LAST_LOG_LINE = "; last log line: "
+
 #: A request for such a model is refused at once: no pod of it can start until somebody acts. (Of two models with one name both run.)
 _HARMLESS = {Reason.READY, Reason.IDLE, Reason.PENDING, Reason.STARTING, Reason.LOADING, Reason.NAME_CONFLICT}
 BLOCKING: frozenset[Reason] = frozenset(Reason) - _HARMLESS

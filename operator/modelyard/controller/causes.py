@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from modelyard.api.reasons import EXIT_CODES, Reason, Termination
+from modelyard.api.reasons import EXIT_CODES, LAST_LOG_LINE, Reason, Termination
 from modelyard.controller.types import Manifest, PodPhase, PodView
 
 _PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
@@ -203,7 +203,7 @@ def _cause(where: str, end: Manifest) -> Termination:
     if own := Termination.parse(told):
         return Termination(own.reason, f"{where}: {own.message}", own.remedy)
     reason = _EXIT_REASONS.get(code, Reason.CRASH_LOOP)
-    message = f"{where}: ended with exit code {code}" + (f"; last log line: {_line(told, last=True)}" if told.strip() else "")
+    message = f"{where}: ended with exit code {code}" + (f"{LAST_LOG_LINE}{_line(told, last=True)}" if told.strip() else "")
     return Termination(reason, message, _REMEDIES[reason])
 
 

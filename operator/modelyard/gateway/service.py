@@ -23,6 +23,14 @@ from modelyard.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
 _MODELS = b"/v1/models"
+#: Paths that every model server knows, to tell a wrong method from a wrong path; others are the replica's to judge.
+_POSTED = frozenset(
+    b"/v1/" + path
+    for path in (
+        b"chat/completions", b"responses", b"completions", b"embeddings", b"rerank", b"score", b"classify", b"audio/transcriptions",
+        b"audio/translations",
+    )
+)  # fmt: skip
 
 
 class Service:
@@ -105,6 +113,8 @@ class Service:
         elif not path.startswith(b"/v1/") or b".." in path:
             raise UnknownPath(f"Unknown path {_text(path)}. The API is under /v1.")
         elif method != b"POST":
+            if path not in _POSTED:
+                raise UnknownPath(f"Unknown path {_text(path)}.")
             raise MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use POST.")
         else:
             await self.forward(exchange)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from modelyard.api import durations
 from modelyard.api.inference_model import ColdStart, Limits
 from modelyard.api.names import API_VERSION, MODEL_LABEL, PLURAL, child_name
-from modelyard.api.reasons import BLOCKING, Reason
+from modelyard.api.reasons import BLOCKING, LAST_LOG_LINE, Reason
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.types import Endpoint, ModelRecord
 from modelyard.kube.client import KubeClient, Resource
@@ -132,7 +132,8 @@ def _blocked(conditions: list[dict[str, Any]]) -> str | None:
     ready = next((condition for condition in conditions if condition.get("type") == "Ready"), None)
     if ready is None or ready.get("status") != "False" or ready.get("reason") not in _REFUSING:
         return None
-    return f"{ready['reason']}: {ready.get('message', '')}".rstrip(": ")
+    told = ready.get("message", "").partition(LAST_LOG_LINE)[0]
+    return f"{ready['reason']}: {told}".rstrip(": ")
 
 
 def _seconds(text: object, default: timedelta) -> float:
