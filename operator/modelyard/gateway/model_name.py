@@ -1,4 +1,4 @@
-"""Which model a request asks for, read from its JSON body at a bounded cost to the event loop.
+"""Which model a request asks for, read from its body at a bounded cost to the event loop: JSON, or a form with files.
 
 A small body is parsed. A big one (images, long prompts, token ids) is only walked, from quote to quote, giving way to other requests
 after each slice: a parse of 32 MB would stop every stream for a tenth of a second. Its JSON is the runtime's to judge.
@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from modelyard.api import multipart
 from modelyard.api.errors import InvalidRequest
 
 PARSED_BYTES = 256 * 1024
 _SLICE = 16 * 1024
 _TURN = 1_000
 _LONGEST_KEY = 16
+_LONGEST_NAME = 1024
 _TOKEN = re.compile(rb'\\(?:[\x00-\xff])?|["{}\[\]]')
 _VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.){0,1024}"|[^",{}\[\] \t\r\n]{1,32}|.)', re.DOTALL)
 _KEYS = {b'"model"': "model", b'"stream"': "stream"}
+_CONTENT_TYPE = re.compile(rb"^content-type:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 
 
 class Wanted(NamedTuple):
@@ -31,8 +34,13 @@ class Wanted(NamedTuple):
     stream: bool
 
 
-async def read_wanted(body: bytes) -> Wanted:
-    """Returns what the body asks for; raises InvalidRequest when that is not a JSON object with a string `model`."""
+async def read_wanted(body: bytes, lines: bytes = b"") -> Wanted:
+    """Returns what a body asks for; ``lines`` are its request's header lines.
+
+    Raises InvalidRequest when it is neither a JSON object with a string `model` nor a form with a field `model`.
+    """
+    if body.startswith(b"--"):  # as every form begins, and no JSON
+        return await _read_form(body, lines)
     if len(body) <= PARSED_BYTES:
         return _wanted(_parse(body))
     return _wanted(await _walk(body))
@@ -49,13 +57,20 @@ def _wanted(document: Any) -> Wanted:
     raise InvalidRequest("'model' must be a non-empty string: the name of a model from /v1/models.", param="model", code="invalid_type")
 
 
+async def _read_form(body: bytes, lines: bytes) -> Wanted:
+    types = _CONTENT_TYPE.findall(lines)
+    parts = await multipart.read_parts(body, multipart.boundary_of(types[0] if len(types) == 1 else b""))
+    stream = multipart.field_of(body, parts, "stream", _LONGEST_KEY)
+    return _wanted({"model": multipart.field_of(body, parts, "model", _LONGEST_NAME), "stream": stream == "true"})
+
+
 def _parse(body: bytes) -> Any:
     if not body:
-        raise InvalidRequest("The request has no body; send JSON with a `model`.")
+        raise InvalidRequest("The request has no body; send JSON, or a form where the endpoint takes a file, with a `model`.")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}. Send JSON; multipart is not supported yet.") from None
+        raise InvalidRequest(f"The request body is not valid JSON: {error}. Send JSON, or a form that begins with its boundary.") from None
 
 
 @dataclass(slots=True)

@@ -125,7 +125,7 @@ class Service:
         A replica that fails before the first byte of an answer is left out for a while, and the request tried once more: generation has no
         side effects.
         """
-        wanted = await read_wanted(exchange.request.body)
+        wanted = await read_wanted(exchange.request.body, exchange.request.lines)
         record = self._directory.resolve(wanted.model)
         group = self.balancer.group(record)
         exchange.record, exchange.stats, exchange.streaming = record, group.stats, wanted.stream
