@@ -3,15 +3,54 @@
 Everything above this border (HTTP, templates, stop strings, text) knows tokens only through it; everything below knows nothing of HTTP.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Matcher(Protocol):
+    """Where one answer stands in its grammar. Used on the engine's thread alone; whatever it raises fails that request alone."""
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the answer is complete and nothing may follow; the engine then ends it with the token that was just accepted."""
+        ...
+
+    def fill(self, row: torch.Tensor) -> None:
+        """Writes which tokens may come next into ``row``, int32 [ceil(vocabulary / 32)] of zeros: bit t % 32 of word t // 32 is token t.
+
+        End-of-sequence tokens are named like others; what the row names is what may be sampled. This is the layout of llguidance and
+        of xgrammar.
+        """
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Goes on by a token that was sampled. Not called with the token that ends an answer."""
+        ...
+
+
+class Grammar(Protocol):
+    """A compiled grammar, shared by requests."""
+
+    def matcher(self) -> Matcher:
+        """Returns a matcher at the beginning of an answer; called once per request, on the engine's thread."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. ``temperature`` 0 is greedy: the other fields but the penalties are then unused."""
+    """How the next token is chosen. ``temperature`` 0 is greedy: top_p, top_k, min_p and seed are then unused.
+
+    ``logprobs`` asks for the log probability of each generated token and of so many best ones beside it; ``prompt_logprobs`` for the same
+    of the prompt's tokens. ``max_tokens`` may be 0 when ``prompt_logprobs`` is set: the prompt is then scored and nothing generated.
+    ``grammar`` bounds what may be generated.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -26,6 +65,8 @@ class SamplingParams:
     ignore_eos: bool = False
     logit_bias: dict[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 class FinishReason(StrEnum):
@@ -36,30 +77,51 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """One generated token. ``finish_reason`` is set on the last event; an end-of-sequence token is reported there and not part of the text.
-
-    ``logprob`` and ``top_logprobs`` (token id, log probability) are present when the request asked for them.
-    """
+class TokenLogprob:
+    """A prompt token's log probability after those before it, and the best tokens there as (token id, log probability)."""
 
     token_id: int
-    finish_reason: FinishReason | None = None
-    logprob: float | None = None
+    logprob: float
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token. ``finish_reason`` is set on the last event.
+
+    ``token_id`` is None only on the one event of a request for no tokens. ``ends_text`` marks a token that ended the answer (end of
+    sequence, or one of stop_token_ids) and is not part of its text. ``logprob`` and ``top_logprobs`` (token id, log probability) are
+    present when the request asked for them.
+
+    On the first event alone: ``prompt_logprobs`` when asked for, one entry for each prompt token but the first, and ``cached_tokens``,
+    how many of the prompt's tokens were not computed because the cache had them.
+    """
+
+    token_id: int | None
+    finish_reason: FinishReason | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    ends_text: bool = False
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt in token ids and how to go on from it."""
+    """A prompt in token ids and how to go on from it. ``lora`` names an adapter that the engine has; None is the model as it is."""
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    lora: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot for metrics. Counters only grow; ``kv_cache_usage`` is a share of 1."""
+    """A snapshot for metrics. Counters only grow; ``kv_cache_usage`` is the share of 1 that running sequences hold.
+
+    Prefix cache counters are in tokens of prompts, as vLLM's are: looked up, and found. Speculative ones are tokens tried and kept.
+    """
 
     running: int
     waiting: int
@@ -69,11 +131,22 @@ class EngineStats:
     preemptions_total: int = 0
     prefix_cache_hits_total: int = 0
     prefix_cache_queries_total: int = 0
+    draft_tokens_total: int = 0
+    accepted_tokens_total: int = 0
+    restarts_total: int = 0
     steps_total: int = 0
 
 
 class EngineFailed(Exception):
     """The engine cannot go on; every request in flight gets this, with the cause as its message."""
+
+
+class RequestFailed(EngineFailed):
+    """This request alone cannot go on: its scores are no numbers, its grammar broke, or it does not fit the memory by itself."""
+
+
+class UnknownAdapter(ValueError):
+    """A request names a LoRA adapter that the engine does not have."""
 
 
 class RequestTooLarge(Exception):
@@ -116,7 +189,7 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request and returns its tokens as they come. Close the stream to cancel.
 
-        Raises RequestTooLarge or InvalidTokens at once, and EngineFailed from the stream.
+        Raises RequestTooLarge, InvalidTokens or UnknownAdapter at once, and from the stream RequestFailed or EngineFailed.
         """
         ...
 

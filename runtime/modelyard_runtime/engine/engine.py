@@ -14,13 +14,22 @@ from typing import TypeVar
 
 import torch
 
-from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationRequest, InvalidTokens, RequestTooLarge, TokenEvent
+from modelyard_runtime.engine.base import (
+    EngineFailed,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    InvalidTokens,
+    RequestFailed,
+    RequestTooLarge,
+    TokenEvent,
+)
 from modelyard_runtime.engine.cache import KVCache, SlotPool
 from modelyard_runtime.engine.capacity import choose_capacity
 from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.runner import Runner
 from modelyard_runtime.engine.sampler import Sampled, sample
-from modelyard_runtime.engine.scheduler import Scheduler, Work, finish_reason
+from modelyard_runtime.engine.scheduler import Scheduler, Work, ends_text, is_full
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.stream import SequenceStream
@@ -177,12 +186,21 @@ class TransformersEngine:
     def _advance(self, sequence: Sequence, sampled: Sampled) -> Outcome:
         if sampled.token_id is None:
             self._scheduler.remove(sequence)
-            return EngineFailed("the model's scores for this request are not numbers: its prompt or the weights overflow the dtype")
+            return RequestFailed(sampled.failure)
         sequence.tokens.append(sampled.token_id)
-        reason = finish_reason(sequence, self._eos, self.capacity.length)
+        silent, reason = self._ending(sequence)
         if reason is not None:
             self._scheduler.remove(sequence)
-        return TokenEvent(sampled.token_id, reason, sampled.logprob, sampled.top_logprobs)
+        return TokenEvent(sampled.token_id, reason, sampled.logprob, sampled.top_logprobs, silent)
+
+    def _ending(self, sequence: Sequence) -> tuple[bool, FinishReason | None]:
+        """Returns whether the newest token is no text, and why the sequence ends with it; None when it goes on."""
+        if ends_text(sequence, self._eos):
+            return True, FinishReason.STOP
+        constraint = sequence.row.constraint
+        if constraint is not None and constraint.accept(sequence.tokens[-1]):
+            return False, FinishReason.STOP
+        return False, FinishReason.LENGTH if is_full(sequence, self.capacity.length) else None
 
     def _count(self, work: list[Work]) -> None:
         self._counters.steps += 1

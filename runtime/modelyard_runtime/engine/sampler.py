@@ -1,8 +1,8 @@
 """Choosing the next token of every row at once.
 
-Order as in `model.generate`: penalties and bias on the raw scores, then temperature, top-k, top-p, min-p. Randomness is one uniform number
-per row and token from the row's own generator, put through the inverse of the row's distribution: what a seed gives does not depend on
-what else is in the batch.
+Order as in `model.generate`: penalties and bias on the raw scores, what the grammar forbids, then temperature, top-k, top-p, min-p.
+Randomness is one uniform number per row and token from the row's own generator, put through the inverse of the row's distribution: what a
+seed gives does not depend on what else is in the batch.
 """
 
 import random
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from modelyard_runtime.engine.base import SamplingParams
+from modelyard_runtime.engine.constraint import Constraint
 
 #: Below this a temperature is greedy: dividing by it would overflow.
 GREEDY_BELOW = 1e-5
@@ -20,11 +21,12 @@ _NUCLEUS = 512
 
 
 class RowState:
-    """What sampling keeps for one sequence: its random generator and, when a penalty asks for them, counts of its tokens."""
+    """What sampling keeps for one sequence: its random generator, its place in the grammar and, for penalties, counts of its tokens."""
 
     def __init__(self, params: SamplingParams, prompt: Items[int]):
         self.params = params
         self.random = random.Random(params.seed)  # noqa: S311 - it samples text, it keeps no secret
+        self.constraint = None if params.grammar is None else Constraint(params.grammar)
         self._prompt = prompt
         self._counts: torch.Tensor | None = None
         self._seen: torch.Tensor | None = None
@@ -57,17 +59,18 @@ class RowState:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A row's next token. ``token_id`` is None when the row's scores are not numbers: such a row can only fail."""
+    """A row's next token. ``token_id`` is None when there is none, for the reason in ``failure``: such a row can only fail."""
 
     token_id: int | None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    failure: str | None = None
 
 
 def sample(logits: torch.Tensor, rows: Items[RowState]) -> list[Sampled]:
     """Returns the next token of each row. ``logits`` is [rows, vocabulary]; ``rows`` take down what was chosen."""
     logits = logits.float()
-    scores = _adjusted(logits, rows)
+    scores = _constrained(_adjusted(logits, rows), rows, logits)
     best, tokens = scores.max(-1)
     drawn = [i for i, row in enumerate(rows) if not row.greedy]
     if drawn:
@@ -78,6 +81,18 @@ def sample(logits: torch.Tensor, rows: Items[RowState]) -> list[Sampled]:
         if token is not None:
             row.note(token)
     return _with_logprobs(logits, rows, chosen)
+
+
+def _constrained(scores: torch.Tensor, rows: Items[RowState], logits: torch.Tensor) -> torch.Tensor:
+    """Returns the scores with what grammars forbid at minus infinity; the same tensor when no row has one."""
+    bound = [i for i, row in enumerate(rows) if row.constraint is not None]
+    if bound and scores is logits:
+        scores = logits.clone()
+    for i in bound:
+        constraint = rows[i].constraint
+        assert constraint is not None
+        constraint.mask(scores[i])
+    return scores
 
 
 def draw(scores: torch.Tensor, params: Items[SamplingParams], uniforms: Items[float]) -> torch.Tensor:
@@ -162,7 +177,7 @@ def _penalise(scores: torch.Tensor, rows: Items[RowState]) -> torch.Tensor:
 def _with_logprobs(logits: torch.Tensor, rows: Items[RowState], chosen: list[int | None]) -> list[Sampled]:
     """Adds log probabilities of the model's own distribution, before penalties and temperature, for the rows that asked."""
     asked = [i for i, row in enumerate(rows) if row.params.logprobs is not None and chosen[i] is not None]
-    sampled = [Sampled(token) for token in chosen]
+    sampled = [Sampled(token, failure=_failure(row) if token is None else None) for row, token in zip(rows, chosen, strict=True)]
     if not asked:
         return sampled
     logprobs = logits[asked].log_softmax(-1)
@@ -172,3 +187,9 @@ def _with_logprobs(logits: torch.Tensor, rows: Items[RowState], chosen: list[int
         top = tuple(zip(best.indices[position, :count].tolist(), best.values[position, :count].tolist(), strict=True))
         sampled[i] = Sampled(chosen[i], float(logprobs[position, chosen[i]]), top)
     return sampled
+
+
+def _failure(row: RowState) -> str:
+    if row.constraint is not None and row.constraint.failure is not None:
+        return row.constraint.failure
+    return "the model's scores for this request are not numbers: its prompt or the weights overflow the dtype"

@@ -8,7 +8,6 @@ ones start soon, long ones cannot starve.
 from collections import deque
 from dataclasses import dataclass
 
-from modelyard_runtime.engine.base import FinishReason
 from modelyard_runtime.engine.cache import SlotPool
 from modelyard_runtime.engine.layout import Span, packing_order
 from modelyard_runtime.engine.sequence import Sequence
@@ -90,14 +89,15 @@ class Scheduler:
             self.running.append(sequence)
 
 
-def finish_reason(sequence: Sequence, eos: frozenset[int], context: int) -> FinishReason | None:
-    """Returns why a sequence ends with its newest token; None when it goes on."""
+def ends_text(sequence: Sequence, eos: frozenset[int]) -> bool:
+    """Whether a sequence's newest token ends its answer and is not part of it."""
     token, sampling = sequence.tokens[-1], sequence.sampling
-    if token in sampling.stop_token_ids or (token in eos and not sampling.ignore_eos):
-        return FinishReason.STOP
-    if sequence.generated >= sampling.max_tokens or len(sequence.tokens) >= context:
-        return FinishReason.LENGTH
-    return None
+    return token in sampling.stop_token_ids or (token in eos and not sampling.ignore_eos)
+
+
+def is_full(sequence: Sequence, context: int) -> bool:
+    """Whether a sequence has all the tokens that it may have."""
+    return sequence.generated >= sequence.sampling.max_tokens or len(sequence.tokens) >= context
 
 
 def _urgency(sequence: Sequence) -> int:

@@ -29,7 +29,7 @@ class TextDelta:
     @property
     def token_ids(self) -> tuple[int, ...]:
         """Ids of the tokens since the last delta."""
-        return tuple(event.token_id for event in self.events)
+        return tuple(event.token_id for event in self.events if event.token_id is not None)
 
 
 class ChatModel:
@@ -103,7 +103,7 @@ class _TextStream:
 
     def push(self, event: TokenEvent) -> TextDelta | None:
         """Returns the delta that a token completes, if any; always one for the last token."""
-        self._count += 1
+        self._count += event.token_id is not None
         self._pending.append(event)
         text, met = self._stops.push(self._text(event))
         reason = FinishReason.STOP if met else event.finish_reason
@@ -117,7 +117,7 @@ class _TextStream:
 
     def _text(self, event: TokenEvent) -> str:
         """An end-of-sequence token has no text; the last token also brings out what was incomplete."""
-        if event.finish_reason is FinishReason.STOP:
+        if event.token_id is None or event.ends_text:
             return self._detokeniser.flush()
         text = self._detokeniser.push(event.token_id)
         return text if event.finish_reason is None else text + self._detokeniser.flush()

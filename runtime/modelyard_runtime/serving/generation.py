@@ -10,7 +10,7 @@ from typing import Any
 
 from modelyard.api.errors import InternalError, InvalidRequest
 
-from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, SamplingParams
+from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import UnsupportedModel
@@ -172,9 +172,10 @@ class GenerationService:
 
     def _failure(self, error: EngineFailed) -> Exception:
         """Returns what the client hears: of the engine's death, or of a failure that is this request's alone."""
-        if self.model.engine.failure is None:
+        if isinstance(error, RequestFailed):
             return InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed")
-        self._on_death(self.model.engine.failure)
+        if self.model.engine.failure is not None:
+            self._on_death(self.model.engine.failure)
         return error
 
     async def warm_up(self) -> None:
