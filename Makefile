@@ -46,11 +46,11 @@ venv: .venv/dev.stamp ## Make .venv with everything that development needs
 	@touch $@
 
 .venv/run.stamp: $(MANIFESTS) .venv/torch.stamp
-	$(PIP) install -q -c constraints.txt -e '.[runtime,local]'
+	$(PIP) install -q -c constraints.txt -e '.[runtime,audio,local]'
 	@touch $@
 
 .venv/dev.stamp: $(MANIFESTS) .venv/torch.stamp
-	$(PIP) install -q -c constraints.txt -e '.[runtime,local,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[runtime,audio,local,dev]'
 	@touch $@ .venv/run.stamp
 
 # ---------------------------------------------------------------- without a cluster
