@@ -1,6 +1,7 @@
-"""Metrics of the runtime, in vLLM's names, meanings and buckets under the prefix ``modelyard_``.
+"""Metrics of the runtime, in vLLM's names, meanings and buckets under the prefix ``modelyard_``; on demand also under their plain names.
 
-https://docs.vllm.ai/en/stable/design/metrics.html
+https://docs.vllm.ai/en/stable/design/metrics.html, and for the gauges that inference gateways route by:
+https://github.com/kubernetes-sigs/gateway-api-inference-extension/tree/main/docs/proposals/003-model-server-protocol
 """
 
 from __future__ import annotations
@@ -10,49 +11,109 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from modelyard_runtime.engine.base import EngineStats
+from modelyard_runtime.observation import observed
+
+_PREFIX = "modelyard_"
+_PLAIN = "vllm:"
+#: What vLLM has too, in name and meaning; the rest is ours alone.
+VLLM_NAMES = frozenset(
+    {
+        "num_requests_running",
+        "num_requests_waiting",
+        "kv_cache_usage_perc",
+        "cache_config_info",
+        "lora_requests_info",
+        "num_preemptions",
+        "prefix_cache_queries",
+        "prefix_cache_hits",
+        "spec_decode_num_draft_tokens",
+        "spec_decode_num_accepted_tokens",
+        "prompt_tokens",
+        "generation_tokens",
+        "request_success",
+        "time_to_first_token_seconds",
+        "inter_token_latency_seconds",
+        "request_time_per_output_token_seconds",
+        "e2e_request_latency_seconds",
+        "request_queue_time_seconds",
+        "request_inference_time_seconds",
+        "request_prefill_time_seconds",
+        "request_decode_time_seconds",
+        "request_prompt_tokens",
+        "request_generation_tokens",
+        "request_params_max_tokens",
+        "request_params_n",
+    }
+)
 
 _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
 _BETWEEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _REQUEST = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_WAIT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_TOKENS = tuple(mantissa * 10**exponent for exponent in range(6) for mantissa in (1, 2, 5))
+_COUNT = (1, 2, 5, 10, 20)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is going on at a moment. ``kv_cache_usage`` is a share of 1."""
+    """What is going on at a moment. ``kv_cache_usage`` is a share of 1; ``engine`` is a generation engine's own account."""
 
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
+    engine: EngineStats | None = None
 
 
 class Exposition:
-    """What ``/metrics`` shows: instruments that all models of the process share, told apart by label. Used from one event loop."""
+    """What ``/metrics`` shows: instruments that all models of the process share, told apart by label. Used from one event loop.
 
-    def __init__(self) -> None:
+    ``plain`` shows what vLLM has under its own names too, for the gateways and dashboards that look for those.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._loads: dict[str, Callable[[], Load]] = {}
-        self._registry.register(_Gauges(self._loads))
-        self._histograms: dict[str, Histogram] = {}
-        self._counters: dict[str, Counter] = {}
+        self._instruments: dict[str, Histogram | Counter] = {}
+        self._by_model: list[Histogram | Counter] = []
+        self._registry.register(_Loads(self._loads))
+        self._requests = self.counter("http_requests", "Requests by how they were answered.", ("method", "path", "status"))
+        self._shown = (self._registry, _Plain(self._registry)) if plain else (self._registry,)
 
     def histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ("model_name",)) -> Histogram:
         """Returns the histogram of that name, made when it is asked for first."""
-        if name not in self._histograms:
-            self._histograms[name] = Histogram(f"modelyard_{name}", text, labels, buckets=buckets, registry=self._registry)
-        return self._histograms[name]
+        made = self._instruments.get(name)
+        if not isinstance(made, Histogram):
+            made = Histogram(_PREFIX + name, text, labels, buckets=buckets, registry=self._registry)
+            self._keep(name, made, labels)
+        return made
 
     def counter(self, name: str, text: str, labels: tuple[str, ...] = ("model_name",)) -> Counter:
         """Returns the counter of that name, made when it is asked for first."""
-        if name not in self._counters:
-            self._counters[name] = Counter(f"modelyard_{name}", text, labels, registry=self._registry)
-        return self._counters[name]
+        made = self._instruments.get(name)
+        if not isinstance(made, Counter):
+            made = Counter(_PREFIX + name, text, labels, registry=self._registry)
+            self._keep(name, made, labels)
+        return made
 
     def watch(self, model: str, load: Callable[[], Load]) -> None:
-        """Shows a model's load as gauges from now on."""
+        """Shows a model's load from now on."""
         self._loads[model] = load
+
+    def forget(self, model: str) -> None:
+        """Shows nothing of a model any more: it has been removed."""
+        self._loads.pop(model, None)
+        for instrument in self._by_model:
+            instrument.remove_by_labels({"model_name": model})
+
+    def answered(self, method: str, path: str, status: int) -> None:
+        """Counts a request. ``path`` is a route's and not a client's, who could make new series by it."""
+        self._requests.labels(method if method in _METHODS else "other", path, str(status)).inc()
 
     def register(self, collector: Collector) -> None:
         """Shows what a collector of another part reads when it is asked."""
@@ -60,7 +121,12 @@ class Exposition:
 
     def render(self) -> bytes:
         """Returns Prometheus' text format."""
-        return generate_latest(self._registry)
+        return b"".join(map(generate_latest, self._shown))
+
+    def _keep(self, name: str, made: Histogram | Counter, labels: tuple[str, ...]) -> None:
+        self._instruments[name] = made
+        if "model_name" in labels:
+            self._by_model.append(made)
 
 
 class Metrics:
@@ -68,6 +134,7 @@ class Metrics:
 
     def __init__(self, exposition: Exposition, model: str, load: Callable[[], Load]):
         exposition.watch(model, load)
+        self._exposition = exposition
         self._model = model
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -80,65 +147,129 @@ class Metrics:
         self.generation_tokens = counter("generation_tokens", "Number of generation tokens processed.")
         self.first_token = histogram("time_to_first_token_seconds", "Time to first token in seconds.", _FIRST_TOKEN)
         self.between = histogram("inter_token_latency_seconds", "Time between two tokens of a request in seconds.", _BETWEEN)
+        self.per_token = histogram("request_time_per_output_token_seconds", "Mean time between a request's tokens in seconds.", _BETWEEN)
         self.request = histogram("e2e_request_latency_seconds", "End to end request latency in seconds.", _REQUEST)
         self.queue = histogram("request_queue_time_seconds", "Time that a request waited for its turn in seconds.", _REQUEST)
+        self.inference = histogram("request_inference_time_seconds", "Time that a request was worked on in seconds.", _REQUEST)
+        self.prefill = histogram("request_prefill_time_seconds", "Time from a request's turn to its first token in seconds.", _REQUEST)
+        self.decode = histogram("request_decode_time_seconds", "Time from a request's first token to its last in seconds.", _REQUEST)
+        self.request_prompt = histogram("request_prompt_tokens", "Number of prefill tokens of a request.", _TOKENS)
+        self.request_generation = histogram("request_generation_tokens", "Number of generation tokens of a request.", _TOKENS)
+        self._max_tokens = histogram("request_params_max_tokens", "Number of tokens that an answer may have.", _TOKENS)
+        self._n = histogram("request_params_n", "Number of answers that a request asks for.", _COUNT)
         self._success = exposition.counter("request_success", "Requests by how they ended.", ("model_name", "finished_reason"))
+
+    def asked(self, *, max_tokens: int, n: int = 1) -> None:
+        """Notes what a request wants generated."""
+        self._max_tokens.observe(max_tokens)
+        self._n.observe(n)
 
     def finished(self, reason: str) -> None:
         """Counts a request that ended: stop, length or abort."""
         self._success.labels(self._model, reason).inc()
 
+    def queued(self, capability: str, seconds: float) -> None:
+        """Notes how long a request waited for its turn at the limiter."""
+        self.queue.observe(seconds)
+        self._wait("queue", "a place among the requests that are worked on").labels(self._model, capability).observe(seconds)
+
+    def batched(self, capability: str, seconds: float) -> None:
+        """Notes how long an item of a request waited for its batch to be computed."""
+        self._wait("batch", "a batch to be computed in").labels(self._model, capability).observe(seconds)
+
+    def _wait(self, kind: str, what: str) -> Histogram:
+        labels = ("model_name", "capability")
+        return self._exposition.histogram(f"capability_{kind}_wait_seconds", f"Time of waiting for {what} in seconds.", _WAIT, labels)
+
 
 class Stopwatch:
-    """Observes one sequence: its wait, its tokens and its end. Times are monotonic seconds."""
+    """Observes one sequence: its wait, its tokens and its end. Times are monotonic seconds.
 
-    def __init__(self, metrics: Metrics, prompt_tokens: int):
+    ``capability`` is what the request asks for; the family's name where it is not known.
+    """
+
+    def __init__(self, metrics: Metrics, prompt_tokens: int, capability: str = ""):
         self._metrics = metrics
         self._prompt_tokens = prompt_tokens
+        self._observed = observed()
+        self._capability = self._observed.capability or capability
         self._arrived = time.monotonic()
-        self._last: float | None = None
+        self._begun: float | None = None
+        self._first: float | None = None
+        self._last = self._arrived
+        self._generated = 0
         self._reason: str | None = None
 
     def begun(self) -> None:
         """Its turn has come."""
-        self._metrics.queue.observe(time.monotonic() - self._arrived)
+        self._begun = time.monotonic()
+        self._metrics.queued(self._capability, self._begun - self._arrived)
         self._metrics.prompt_tokens.inc(self._prompt_tokens)
+        self._observed.prompt_tokens += self._prompt_tokens
 
     def tokens(self, count: int) -> None:
         """``count`` tokens came, at least one."""
         now = time.monotonic()
-        if self._last is None:
+        if self._first is None:
+            self._first = now
             self._metrics.first_token.observe(now - self._arrived)
+            self._observed.first_token = self._observed.first_token or now - self._arrived
         else:
             self._metrics.between.observe((now - self._last) / count)
         self._last = now
+        self._generated += count
         self._metrics.generation_tokens.inc(count)
+        self._observed.completion_tokens += count
 
     def finished(self, reason: str) -> None:
         """It is complete: stop or length."""
         self._reason = reason
-        self._metrics.request.observe(time.monotonic() - self._arrived)
+        self._observed.finish_reasons.add(reason)
+        now = time.monotonic()
+        self._metrics.request.observe(now - self._arrived)
         self._metrics.finished(reason)
+        if self._begun is not None:
+            self._metrics.inference.observe(now - self._begun)
+            self._metrics.request_prompt.observe(self._prompt_tokens)
+            self._generation(self._begun)
 
     def ended(self) -> None:
         """Nothing more comes. What was not finished was aborted."""
         if self._reason is None:
             self.finished("abort")
 
+    def _generation(self, begun: float) -> None:
+        if self._first is None:
+            return
+        metrics, decode = self._metrics, self._last - self._first
+        metrics.prefill.observe(self._first - begun)
+        metrics.decode.observe(decode)
+        metrics.request_generation.observe(self._generated)
+        if self._generated > 1:
+            metrics.per_token.observe(decode / (self._generated - 1))
 
-class _Gauges(Collector):
-    """Reads the loads when they are asked for, so that no gauge is ever stale."""
+
+class _Loads(Collector):
+    """Reads the loads when they are asked for, so that no value is ever stale."""
 
     def __init__(self, loads: dict[str, Callable[[], Load]]):
         self._loads = loads
 
     def collect(self) -> Iterator[Metric]:
         loads = {model: load() for model, load in self._loads.items()}
+        engines = {model: load.engine for model, load in loads.items() if load.engine is not None}
         for name, text, read in _GAUGES:
-            gauge = GaugeMetricFamily(f"modelyard_{name}", text, labels=["model_name"])
+            gauge = GaugeMetricFamily(_PREFIX + name, text, labels=["model_name"])
             for model, load in loads.items():
                 gauge.add_metric([model], read(load))
             yield gauge
+        for name, text, count in _COUNTERS:
+            counter = CounterMetricFamily(_PREFIX + name, text, labels=["model_name"])
+            for model, stats in engines.items():
+                counter.add_metric([model], count(stats))
+            yield counter
+        yield _cache_config(engines)
+        yield _adapters(engines)
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
@@ -146,3 +277,47 @@ _GAUGES: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
     ("num_requests_waiting", "Number of requests waiting to be processed.", lambda load: load.waiting),
     ("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", lambda load: load.kv_cache_usage),
 )
+_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
+    ("num_preemptions", "Times that a sequence had to make room for others.", lambda stats: stats.preemptions_total),
+    ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda stats: stats.prefix_cache_queries_total),
+    ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", lambda stats: stats.prefix_cache_hits_total),
+    ("spec_decode_num_draft_tokens", "Tokens that speculation proposed.", lambda stats: stats.draft_tokens_total),
+    ("spec_decode_num_accepted_tokens", "Proposed tokens that were right.", lambda stats: stats.accepted_tokens_total),
+    ("engine_steps", "Forward passes of the engine.", lambda stats: stats.steps_total),
+    ("engine_restarts", "Times that the engine began anew after an error.", lambda stats: stats.restarts_total),
+)
+
+
+def _cache_config(engines: dict[str, EngineStats]) -> Metric:
+    labels = ["model_name", "block_size", "num_gpu_blocks"]
+    info = GaugeMetricFamily(f"{_PREFIX}cache_config_info", "The KV cache: tokens of a block, and blocks.", labels=labels)
+    for model, stats in engines.items():
+        if stats.block_size:
+            info.add_metric([model, str(stats.block_size), str(stats.blocks)], 1)
+    return info
+
+
+def _adapters(engines: dict[str, EngineStats]) -> Metric:
+    """Returns the adapters in use; the value is the time, as gateways take the latest of several."""
+    labels = ["model_name", "max_lora", "running_lora_adapters", "waiting_lora_adapters"]
+    info = GaugeMetricFamily(f"{_PREFIX}lora_requests_info", "Adapters of the running and of the waiting requests.", labels=labels)
+    for model, stats in engines.items():
+        if stats.max_adapters:
+            used = [",".join(stats.running_adapters), ",".join(stats.waiting_adapters)]
+            info.add_metric([model, str(stats.max_adapters), *used], time.time())
+    return info
+
+
+class _Plain(Collector):
+    """A registry's metrics of models under vLLM's own names."""
+
+    def __init__(self, registry: CollectorRegistry):
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            name = metric.name.removeprefix(_PREFIX)
+            if name in VLLM_NAMES:
+                plain = Metric(_PLAIN + name, metric.documentation, metric.type)
+                plain.samples = [sample._replace(name=_PLAIN + sample.name.removeprefix(_PREFIX)) for sample in metric.samples]
+                yield plain

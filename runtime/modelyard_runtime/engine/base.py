@@ -121,6 +121,7 @@ class EngineStats:
     """A snapshot for metrics. Counters only grow; ``kv_cache_usage`` is the share of 1 that running sequences hold.
 
     Prefix cache counters are in tokens of prompts, as vLLM's are: looked up, and found. Speculative ones are tokens tried and kept.
+    ``block_size`` is in tokens, 0 where the cache has no blocks; adapters are those of the running and of the waiting requests.
     """
 
     running: int
@@ -135,6 +136,11 @@ class EngineStats:
     accepted_tokens_total: int = 0
     restarts_total: int = 0
     steps_total: int = 0
+    block_size: int = 0
+    blocks: int = 0
+    max_adapters: int = 0
+    running_adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()
 
 
 class EngineFailed(Exception):
