@@ -15,11 +15,12 @@ from pydantic.fields import FieldInfo
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.settings import PULL_GROUPS, SERVE_GROUPS, PullSettings, ServeSettings
 
-_DESCRIPTION = "Serves a model to OpenAI clients."
+_DESCRIPTION = "Serves models to OpenAI clients."
 _EXAMPLES = """examples:
-  modelyard-runtime serve --model builtin://tiny-chat
-  modelyard-runtime serve --model hf://HuggingFaceTB/SmolLM2-135M-Instruct --served-model-name assistant --port 8000
-  modelyard-runtime serve --model file:///models/qwen3 --dtype bfloat16 --max-model-length 8192
+  modelyard-runtime serve builtin://tiny-chat
+  modelyard-runtime serve assistant=hf://HuggingFaceTB/SmolLM2-135M-Instruct builtin://all-minilm-l6-v2 --port 8000
+  modelyard-runtime serve --model file:///models/qwen3 --served-model-name qwen --dtype bfloat16 --max-model-length 8192
+  modelyard-runtime serve --catalogue models.yaml --memory-budget 24Gi --idle-unload 30m
   modelyard-runtime pull builtin://all-minilm-l6-v2 --cache-dir /opt/modelyard/models
 
 then:
@@ -43,6 +44,8 @@ def parse(argv: Sequence[str]) -> ServeSettings | PullSettings:
     parser = _parser()
     namespace = vars(parser.parse_args(argv))
     command = namespace.pop("command")
+    if positional := namespace.pop("positional", None):
+        namespace["model"] = [*positional, *namespace.get("model", ())]
     return _settings(ServeSettings, namespace) if command == "serve" else _settings(PullSettings, namespace)
 
 
@@ -73,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    _command(commands, "serve", "serve a model over HTTP", ServeSettings, SERVE_GROUPS)
+    serve = _command(commands, "serve", "serve models over HTTP", ServeSettings, SERVE_GROUPS)
+    serve.add_argument("positional", nargs="*", metavar="MODEL", help="A source, or name=source; the same as --model.")
     pull = _command(commands, "pull", "fetch and convert weights into the cache, without serving them", PullSettings, PULL_GROUPS)
     pull.add_argument("source", metavar="SOURCE", help=PullSettings.model_fields["source"].description)
     return parser
@@ -101,6 +105,8 @@ def _command(
 def _options(field: str, info: FieldInfo) -> dict[str, Any]:
     repeatable = isinstance(info.default, tuple)
     default = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, bool):
+        return {"nargs": "?", "const": "true", "metavar": "true|false", "help": f"{info.description}".replace("%", "%%")}
     shown = "" if info.is_required() or default is None or default == () else f" Default {_render(default)}."
     return {
         "action": "append" if repeatable else "store",

@@ -20,6 +20,12 @@ def available_memory() -> int:
     return max(0, min(free, limit - used + _reclaimable()))
 
 
+def memory_limit() -> int:
+    """Returns the bytes that this process may use in all: the machine's, or the control group's where that is less."""
+    total, limit = int(psutil.virtual_memory().total), _number("memory.max")
+    return total if limit is None else min(total, limit)
+
+
 def usable_cores() -> int:
     """Returns the physical cores that this process may use, at least 1: by affinity, and by the control group's processor time."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

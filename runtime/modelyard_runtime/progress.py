@@ -6,8 +6,9 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """The phases of a process's life, in order."""
+    """The phases of a model's life in a process, in order, and of the process itself."""
 
+    UNLOADED = "unloaded"
     RESOLVE = "resolve"
     DOWNLOAD = "download"
     CONVERT = "convert"

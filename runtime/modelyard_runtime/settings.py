@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from modelyard.api.durations import Duration
 from modelyard.api.names import ENV_PREFIX, HTTP_PORT, METRICS_PORT
-from pydantic import BaseModel, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -27,16 +27,35 @@ def _default_cache() -> Path:
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
+SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
+#: Bytes with a binary unit, or a share of what there is.
+Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
 Capability = Literal["chat", "completions", "embeddings"]
+#: Names in chat templates that decide what is rendered, or are the template's own.
+_RESERVED = {
+    *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
+    *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
+    *("raise_exception", "strftime_now", "namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "self"),
+}
+
+
+def _template_variable(name: str) -> str:
+    if name in _RESERVED or name.endswith(("_token", "_tokens")):
+        raise ValueError("is not for requests to set: it decides what is rendered")
+    return name
+
+
+TemplateVariable = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_template_variable)]
 
 
 class ModelSettings(BaseModel):
     """What is served."""
 
-    model: str = Field(
-        min_length=1,
-        max_length=1024,
-        description="Source of the weights: hf://org/name[@revision], file:///folder-or-file.gguf or builtin://name.",
+    model: Annotated[tuple[SourceText, ...], NoDecode, _split("\n")] = Field(
+        default=(),
+        max_length=64,
+        description="Source of the weights: hf://org/name[@revision], file:///folder-or-file.gguf or builtin://name "
+        "(repeatable, then as name=source if the source's last part is not the name; one a line in the environment).",
     )
     served_model_name: str | None = Field(
         default=None, min_length=1, max_length=512, description="Name that clients put in `model`. The source's last part when left out."
@@ -71,9 +90,72 @@ class LimitSettings(BaseModel):
     )
     max_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(default=256, description="Requests that wait; one more gets 429.")
     queue_timeout: Timeout = Field(default=timedelta(seconds=60), description="Longest wait before work begins; then 503.")
-    request_timeout: Timeout = Field(default=timedelta(minutes=10), description="Longest time of a request; then 504.")
     max_prompt_tokens: Positive | None = Field(default=None, description="Longest prompt, in tokens.")
     max_new_tokens: Positive | None = Field(default=None, description="Longest answer, in tokens.")
+
+
+class GenerationSettings(BaseModel):
+    """Generation: what requests that do not say get, winning over the model's generation_config.json; and what they may ask for."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(default=None, description="Sampling temperature.")
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(default=None, description="Nucleus.")
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(default=None, description="Most likely tokens kept; 0 keeps all.")
+    default_max_tokens: Positive | None = Field(
+        default=None, description="Longest answer, in tokens. What the context leaves (chat) or 16 (completions) when left out."
+    )
+    generation_config: Literal["auto", "none"] = Field(
+        default="auto", description="Whether the model's generation_config.json says what requests and these settings do not."
+    )
+    max_choices: Annotated[int, Field(ge=1, le=128)] = Field(default=16, description="Largest `n` and `best_of` of a request.")
+    chat_template_kwargs: Annotated[tuple[TemplateVariable, ...], NoDecode, _split(",")] = Field(
+        default=(),
+        max_length=64,
+        description="Further names that requests may set in `chat_template_kwargs` (repeatable); enable_thinking, thinking and "
+        "reasoning_effort they always may.",
+    )
+
+
+class LifeSettings(BaseModel):
+    """A model's warm-up and its end."""
+
+    warmup: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
+        default=(), description="Capabilities to warm up; all that the model has when left out (repeatable)."
+    )
+    skip_warmup: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
+        default=(), description="Capabilities to leave cold (repeatable). A model whose capabilities are all left out is ready once loaded."
+    )
+    warmup_steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="How often each path is run.")
+    warmup_memory_budget: Size | None = Field(
+        default=None, description="Memory that warm-up may add, as 512Mi or 10%; further steps are left out when it is reached."
+    )
+    idle_unload: Timeout | None = Field(
+        default=None, description="Time without a request after which a model is unloaded. Never when left out."
+    )
+
+
+class OptionSettings(ComputeSettings, LimitSettings, GenerationSettings, LifeSettings):
+    """What each model may have of its own: the keys of a catalogue's entry. A group whose fields belong to a model joins these."""
+
+
+class ManySettings(BaseModel):
+    """Several models in one process."""
+
+    catalogue: Path | None = Field(default=None, description="YAML file with the models that may be asked for; see docs/serve.md.")
+    lazy: bool = Field(default=False, description="Load the models of --model at their first request, not at start.")
+    memory_budget: Size = Field(
+        default="80%",
+        description="Memory for all models, as 8Gi or 80%: a share of the machine's, the container's or the device's. "
+        "The models that were used longest ago make room.",
+    )
+    failure_cooldown: Timeout = Field(
+        default=timedelta(seconds=30), description="Time for which a model whose load failed is not tried again; then 503 says why."
+    )
+
+
+class RequestSettings(BaseModel):
+    """Requests, whatever model they name."""
+
+    request_timeout: Timeout = Field(default=timedelta(minutes=10), description="Longest time of a request; then 504.")
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
         default=16 << 20, description="Largest request body, in bytes; then 413."
     )
@@ -144,20 +226,38 @@ class ProcessSettings(BaseModel):
         return value.lower() if isinstance(value, str) else value
 
 
+def name_of(source: str) -> str:
+    """Returns the name that a source gives a model: its last part."""
+    return source.split("@", maxsplit=1)[0].rstrip("/").rsplit("/", 1)[-1]
+
+
 _CONFIG = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
 
 class ServeSettings(
-    ModelSettings, ComputeSettings, LimitSettings, MediaSettings, NetworkSettings, StorageSettings, ProcessSettings, BaseSettings
+    ModelSettings,
+    OptionSettings,
+    ManySettings,
+    RequestSettings,
+    MediaSettings,
+    NetworkSettings,
+    StorageSettings,
+    ProcessSettings,
+    BaseSettings,
 ):
-    """Settings of `modelyard-runtime serve`."""
+    """Settings of `modelyard-runtime serve`: the process's, and those of each model that does not bring its own."""
 
     model_config = _CONFIG
 
     @property
+    def source(self) -> str:
+        """The source of the one model that these settings are of."""
+        return self.model[0]
+
+    @property
     def served_name(self) -> str:
-        """The name that clients use."""
-        return self.served_model_name or self.model.split("@")[0].rstrip("/").rsplit("/", 1)[-1]
+        """The name that clients use for that model."""
+        return self.served_model_name or name_of(self.source)
 
 
 class PullSettings(StorageSettings, ProcessSettings, BaseSettings):
@@ -172,6 +272,10 @@ SERVE_GROUPS: tuple[type[BaseModel], ...] = (
     ModelSettings,
     ComputeSettings,
     LimitSettings,
+    GenerationSettings,
+    LifeSettings,
+    ManySettings,
+    RequestSettings,
     MediaSettings,
     NetworkSettings,
     StorageSettings,

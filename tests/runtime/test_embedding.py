@@ -90,15 +90,19 @@ def test_what_is_not_known_is_refused(tiny, tmp_path):
         read_layout(folder)
 
 
+def start(settings):
+    loading.load(loading.find(settings, lambda step: None), settings, lambda step: None)
+
+
 def test_missing_and_damaged_weights_are_told(tiny, tmp_path, settings):
     folder = tmp_path / "model"
     shutil.copytree(tiny, folder)
     (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
     with pytest.raises(WeightsNotFound, match="are damaged"):
-        loading.load(settings(f"file://{folder}"), lambda step: None)
+        start(settings(f"file://{folder}"))
     (folder / "model.safetensors").unlink()
     with pytest.raises(WeightsNotFound, match="no complete weights"):
-        loading.load(settings(f"file://{folder}"), lambda step: None)
+        start(settings(f"file://{folder}"))
 
 
 def test_minilm_knows_what_sentences_mean(minilm):

@@ -8,8 +8,8 @@ from fastapi import Request
 from modelyard.api.errors import InvalidRequest, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
-from modelyard_runtime.api.errors import unknown_model
 from modelyard_runtime.serving.families import Service
+from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -37,24 +37,34 @@ async def embedding(request: Request, model: str) -> EmbeddingService:
 
 
 async def service(request: Request, model: str, capability: str) -> Service:
-    """Returns the service of a model that has a capability. Raises ModelNotFound, InvalidRequest or Unavailable."""
+    """Returns the service of a model that has a capability, loading the model if need be; it stays until the answer has ended.
+
+    Raises ModelNotFound, InvalidRequest or Unavailable.
+    """
     runtime = runtime_of(request)
-    served = runtime.settings.served_name
     # The gateway has resolved aliases and namespaces already, and says so in a header.
-    if served not in {model, request.headers.get(MODEL_HEADER)}:
-        raise unknown_model(model, served)
-    if runtime.service is None or not runtime.lifecycle.loaded:
-        raise _not_loaded(runtime)
-    if capability not in runtime.capabilities:
-        paths = ", ".join(PATHS[name] for name in runtime.capabilities)
+    served = runtime.registry.resolve(model, request.headers.get(MODEL_HEADER))
+    _check_capability(served, capability)
+    if not served.loaded and not runtime.up:
+        raise _not_loaded(runtime, served)
+    request.state.leases.enter_context(served.held())
+    await runtime.registry.ready(served)
+    _check_capability(served, capability)
+    assert served.service is not None
+    return served.service
+
+
+def _check_capability(served: ServedModel, capability: str) -> None:
+    """Raises InvalidRequest when a model lacks a capability, as far as its capabilities are known yet."""
+    if served.capabilities and capability not in served.capabilities:
+        paths = ", ".join(PATHS[name] for name in served.capabilities)
         raise InvalidRequest(
-            f"The model '{served}' is not made for {capability}. It answers {paths}.", param="model", code="unsupported_capability"
+            f"The model '{served.name}' is not made for {capability}. It answers {paths}.", param="model", code="unsupported_capability"
         )
-    return runtime.service
 
 
-def _not_loaded(runtime: Runtime) -> Unavailable:
-    if runtime.lifecycle.failure is not None:
+def _not_loaded(runtime: Runtime, served: ServedModel) -> Unavailable:
+    if runtime.failure is not None:
         return Unavailable("This server failed and restarts. Send the request again.", code="engine_failed", retry_after=5)
-    phase = runtime.lifecycle.phase
+    phase = served.lifecycle.state
     return Unavailable(f"The model is not loaded yet (phase: {phase}). Send the request again.", code="model_loading", retry_after=5)

@@ -10,9 +10,8 @@ from starlette.types import ASGIApp
 
 from modelyard_runtime.api import chat, completions, embeddings, status
 from modelyard_runtime.api.errors import handle
-from modelyard_runtime.api.middleware import AccessLog, Bounds
+from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
-from modelyard_runtime.progress import Phase
 from modelyard_runtime.serving.runtime import Runtime
 
 _HANDLED = (ApiError, RequestValidationError, HTTPException, RequestTooLarge, EngineFailed, Exception)
@@ -37,9 +36,9 @@ def _guarded(runtime: Runtime, *routers: APIRouter) -> ASGIApp:
         app.add_exception_handler(error, handle)
     settings = runtime.settings
     bounded = Bounds(
-        app,
+        Leases(app),
         max_body_bytes=settings.max_body_bytes,
         body_timeout=settings.body_timeout.total_seconds(),
         request_timeout=settings.request_timeout.total_seconds(),
     )
-    return AccessLog(bounded, closing=lambda: runtime.lifecycle.phase is Phase.DRAINING)
+    return AccessLog(bounded, closing=lambda: runtime.draining)

@@ -13,7 +13,6 @@ from modelyard.api.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
-    ModelNotFound,
     PayloadTooLarge,
     Unavailable,
     UnknownPath,
@@ -81,11 +80,6 @@ async def handle(request: Request, error: Exception) -> Response:
     del request
     api_error = to_api_error(error)
     return Response(api_error.to_json(), api_error.status, api_error.headers(), "application/json")
-
-
-def unknown_model(asked: str, served: str) -> ModelNotFound:
-    """Returns the error for a model that is not served here."""
-    return ModelNotFound(f"The model '{asked[:200]}' does not exist here. This server has '{served}'.", param="model")
 
 
 def _http(error: HTTPException) -> ApiError:

@@ -2,7 +2,8 @@
 
 AccessLog      request id, one log line, and an OpenAI-shaped answer for whatever went wrong
 └── Bounds     the whole body within its size and time; the work within its time, and ended when the client leaves
-    └── FastAPI
+    └── Leases     the model stays in memory until its answer has ended
+        └── FastAPI
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from modelyard.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Timeout
 from modelyard.api.names import REQUEST_ID_HEADER
@@ -162,6 +164,19 @@ class Bounds:
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"The request body is larger than {self._max_body_bytes} bytes, which is the limit. Send less at once.")
+
+
+class Leases:
+    """Releases what a request holds of models when its answer has ended, however it ends."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        with ExitStack() as leases:
+            scope["state"]["leases"] = leases
+            await self._app(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> bytes:

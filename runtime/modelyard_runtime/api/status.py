@@ -6,9 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from modelyard_runtime.api.access import runtime_of
-from modelyard_runtime.api.errors import unknown_model
 from modelyard_runtime.api.responses import json_response
-from modelyard_runtime.serving.runtime import Runtime
 
 public = APIRouter()
 private = APIRouter()
@@ -16,23 +14,20 @@ private = APIRouter()
 
 @public.get("/v1/models")
 async def models(request: Request) -> Response:
-    """Lists the model."""
-    return json_response({"object": "list", "data": [_model(runtime_of(request))]})
+    """Lists the models."""
+    return json_response({"object": "list", "data": [model.describe() for model in runtime_of(request).registry.models]})
 
 
 @public.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> Response:
-    """Describes the model. Raises ModelNotFound for any other."""
-    runtime = runtime_of(request)
-    if name != runtime.settings.served_name:
-        raise unknown_model(name, runtime.settings.served_name)
-    return json_response(_model(runtime))
+    """Describes a model. Raises ModelNotFound."""
+    return json_response(runtime_of(request).registry.resolve(name).describe())
 
 
 @public.get("/health")
 async def health(request: Request) -> Response:
     """Says whether the process works: loading is work, a dead engine is not."""
-    failure = runtime_of(request).lifecycle.failure
+    failure = runtime_of(request).failure
     if failure is not None:
         return json_response({"status": "failed", "reason": failure.reason, "message": failure.message}, 503)
     return json_response({"status": "ok"})
@@ -41,8 +36,8 @@ async def health(request: Request) -> Response:
 @public.get("/ready")
 async def ready(request: Request) -> Response:
     """Says whether new requests are welcome."""
-    lifecycle = runtime_of(request).lifecycle
-    return json_response({"status": lifecycle.phase}, 200 if lifecycle.ready else 503)
+    runtime = runtime_of(request)
+    return json_response({"status": runtime.phase}, 200 if runtime.ready else 503)
 
 
 @private.get("/metrics")
@@ -54,9 +49,4 @@ async def metrics(request: Request) -> Response:
 @private.get("/progress")
 async def progress(request: Request) -> Response:
     """Returns how far the start has come."""
-    return json_response(runtime_of(request).lifecycle.snapshot())
-
-
-def _model(runtime: Runtime) -> dict[str, object]:
-    more = {"capabilities": runtime.capabilities, **runtime.service.describe()} if runtime.service else {}
-    return {"id": runtime.settings.served_name, "object": "model", "created": runtime.created, "owned_by": "modelyard", **more}
+    return json_response(runtime_of(request).progress())

@@ -1,4 +1,4 @@
-"""A process's life as others see it: the phase of its start, whether it is ready, drains or is dead."""
+"""The life of a model in this process, as others see it: the phase of its load, and why it failed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from modelyard_runtime.progress import Phase, Step, Stopped
 
 
 class Lifecycle:
-    """Written by the loader's thread and the event loop, read by probes. Each attribute is replaced whole, so that readers need no lock."""
+    """One load, from the source to the end. Written by the loader's thread and the event loop, read by probes.
 
-    def __init__(self) -> None:
+    Each attribute is replaced whole, so that readers need no lock. A model that is loaded again gets a new one.
+    """
+
+    def __init__(self, phase: Phase = Phase.RESOLVE) -> None:
         self.capabilities: tuple[str, ...] = ()
         self.failure: RuntimeFailed | None = None
-        self._step = Step(Phase.RESOLVE)
+        self.warmup: dict[str, dict[str, Any]] = {}
+        self._step = Step(phase)
         self._entered = time.monotonic()
         self._seconds: dict[str, float] = {}
         self._stopping = threading.Event()
@@ -27,41 +31,38 @@ class Lifecycle:
         return self._step.phase
 
     @property
+    def step(self) -> Step:
+        """How far it has come in its phase."""
+        return self._step
+
+    @property
     def ready(self) -> bool:
-        """Whether new requests are welcome: warmed up, not draining, alive."""
+        """Whether it is warmed up and alive."""
         return self.phase is Phase.READY and self.failure is None
 
     @property
-    def loaded(self) -> bool:
-        """Whether requests can be served, be it for the last moments of a drain."""
-        return self.phase in {Phase.READY, Phase.DRAINING} and self.failure is None
+    def state(self) -> str:
+        """One word: unloaded, failed, ready, or the phase of the load that goes on."""
+        return "failed" if self.failure else str(self.phase)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The phases that have ended, and how long they took."""
+        return self._seconds
 
     def report(self, step: Step) -> None:
-        """Notes how far the start has come; called from any thread. Raises Stopped when the process is to end."""
+        """Notes how far the load has come; called from any thread. Raises Stopped when it is to end."""
         if self._stopping.is_set():
             raise Stopped
         self._enter(step)
 
     def stop(self) -> None:
-        """Makes the next `report` raise Stopped, and shows the process as draining."""
+        """Makes the next `report` raise Stopped."""
         self._stopping.set()
-        self._enter(Step(Phase.DRAINING))
 
     def die(self, failure: RuntimeFailed) -> None:
-        """Notes that the process cannot serve any more."""
+        """Notes that the model cannot be served."""
         self.failure = failure
-
-    def snapshot(self) -> dict[str, Any]:
-        """Returns what ``/progress`` shows; ``seconds`` has the phases that have ended."""
-        step = self._step
-        return {
-            "phase": str(step.phase),
-            "fraction": step.fraction,
-            "bytesDone": step.bytes_done,
-            "bytesTotal": step.bytes_total,
-            "seconds": self._seconds,
-            "capabilities": list(self.capabilities),
-        }
 
     def _enter(self, step: Step) -> None:
         if step.phase is not self._step.phase:
@@ -71,3 +72,15 @@ class Lifecycle:
                 self._seconds = {**self._seconds, str(self._step.phase): round(spent, 3)}
             self._entered = now
         self._step = step
+
+
+def snapshot(step: Step, seconds: dict[str, float], capabilities: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what ``/progress`` shows of a process or a model; ``seconds`` has the phases that have ended."""
+    return {
+        "phase": str(step.phase),
+        "fraction": step.fraction,
+        "bytesDone": step.bytes_done,
+        "bytesTotal": step.bytes_total,
+        "seconds": seconds,
+        "capabilities": list(capabilities),
+    }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,19 @@ from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.detection import capabilities_of
 from modelyard_runtime.serving.families import FamilyModule, family_of
 from modelyard_runtime.settings import ServeSettings, StorageSettings
+from modelyard_runtime.sources import store
 from modelyard_runtime.sources.resolve import resolve
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model in memory: what its family's module made of it, and what it may be asked for."""
+class Found:
+    """A model on this machine: its folder, what it may be asked for, and its family's module, which is imported."""
 
+    folder: Path
     capabilities: tuple[str, ...]
     module: FamilyModule
-    model: Any
 
 
 def token_of(settings: StorageSettings) -> str | None:
@@ -44,23 +46,36 @@ def fetch(source: str, settings: StorageSettings, report: Report) -> Path:
     return resolve(source, cache_dir=settings.cache_dir, model_dirs=settings.model_dir, token=token_of(settings), progress=report)
 
 
-def load(settings: ServeSettings, report: Report) -> Loaded:
-    """Loads what the settings say. Blocks for as long as it takes. Raises RuntimeFailed, or Stopped out of ``report``."""
-    folder = fetch(settings.model, settings, report)
+def find(settings: ServeSettings, report: Report) -> Found:
+    """Fetches what the settings say and sees what it is. Blocks for as long as it takes. Raises RuntimeFailed, or Stopped."""
+    folder = fetch(settings.source, settings, report)
     capabilities = capabilities_of(folder, settings.capability)
     family = family_of(capabilities)
     assert family is not None
     report(Step(Phase.LOAD, 0.0))
-    with _damage_told(folder):
-        module = family.implementation()
-        model = module.load(folder, settings, capabilities, report)
-    report(Step(Phase.LOAD, 1.0))
-    return Loaded(capabilities, module, model)
+    return Found(folder, capabilities, family.implementation())
 
 
-@contextmanager
-def _damage_told(folder: Path) -> Iterator[None]:
+def load(found: Found, settings: ServeSettings, report: Report) -> Any:
+    """Loads a model; weights of ours that are damaged are fetched again, once. Blocks. Raises RuntimeFailed, or Stopped."""
     try:
-        yield
+        return _load(found, settings, report)
     except SafetensorError as error:
-        raise WeightsNotFound(f"the weights in {folder} are damaged: {error}", "fetch them again: remove the folder and restart") from error
+        if not store.forget(settings.cache_dir, found.folder):
+            raise _damaged(found.folder, error) from error
+        logger.warning("the weights were damaged and are fetched again", extra={"folder": str(found.folder), "cause": str(error)})
+    again = find(settings, report)
+    try:
+        return _load(again, settings, report)
+    except SafetensorError as error:
+        raise _damaged(again.folder, error) from error
+
+
+def _load(found: Found, settings: ServeSettings, report: Report) -> Any:
+    model = found.module.load(found.folder, settings, found.capabilities, report)
+    report(Step(Phase.LOAD, 1.0))
+    return model
+
+
+def _damaged(folder: Path, error: SafetensorError) -> WeightsNotFound:
+    return WeightsNotFound(f"the weights in {folder} are damaged: {error}", "put whole ones there: copy or download them again")

@@ -1,61 +1,98 @@
-"""What the endpoints reach: the settings, how things stand, and the service once it is loaded."""
+"""The process: its models, and how it stands as probes and `/progress` see it."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from typing import Any
 
-from modelyard_runtime.errors import Crashed, RuntimeFailed
-from modelyard_runtime.metrics import Exposition, Load, Metrics
-from modelyard_runtime.serving.families import Context, Service
-from modelyard_runtime.serving.lifecycle import Lifecycle
-from modelyard_runtime.serving.loading import Loaded
+from modelyard_runtime.errors import RuntimeFailed
+from modelyard_runtime.metrics import Exposition
+from modelyard_runtime.progress import Phase, Step
+from modelyard_runtime.serving.lifecycle import snapshot
+from modelyard_runtime.serving.model import ServedModel
+from modelyard_runtime.serving.registry import Registry
+from modelyard_runtime.serving.specs import specs_of
 from modelyard_runtime.settings import ServeSettings
 
 
 class Runtime:
-    """One process. Used from the event loop; only the lifecycle is written by the loader's thread too."""
+    """Used from the event loop. A process for one model lives and dies with it; one for several goes on without those that fail."""
 
     def __init__(self, settings: ServeSettings):
         self.settings = settings
-        self.lifecycle = Lifecycle()
         self.exposition = Exposition()
-        self.metrics = Metrics(self.exposition, settings.served_name, self._load)
-        self.created = int(time.time())
-        self.capabilities: tuple[str, ...] = ()
-        self.service: Service | None = None
+        specs = specs_of(settings)
+        self.registry = Registry(settings, specs, self.exposition, self._model_failed)
         self.ended = asyncio.Event()
+        self.failure: RuntimeFailed | None = None
+        self.draining = False
+        self.up = False
+        self._alone = len(specs) == 1
 
-    def serve(self, loaded: Loaded) -> Service:
-        """Makes the service of a loaded model. Raises RuntimeFailed."""
-        self.capabilities = loaded.capabilities
-        context = Context(self.settings, self.metrics, loaded.capabilities, self.engine_died)
-        self.service = loaded.module.serve(loaded.model, context)
-        return self.service
+    async def start(self) -> None:
+        """Loads what is to be loaded at start, one after the other, and opens the doors; `failure` says why that cannot be."""
+        preloaded = [model for model in self.registry.models if model.spec.preload]
+        for model in preloaded:
+            await asyncio.wait({self.registry.load(model)})
+        failures = [model.lifecycle.failure for model in preloaded if model.lifecycle.failure is not None]
+        if failures and len(failures) == len(preloaded):
+            self.die(failures[0])
+        self.up = True
+        await self.registry.keep_house()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are welcome: started, not draining, alive."""
+        return self.up and not self.draining and self.failure is None
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the process is in."""
+        return self._step().phase
 
     def die(self, failure: RuntimeFailed) -> None:
         """Notes why the process must end; `server.run` waits for it."""
-        self.lifecycle.die(failure)
+        self.failure = failure
         self.ended.set()
 
-    def engine_died(self, cause: Exception) -> None:
-        """The engine cannot go on; liveness fails and the process ends, so that a fresh one takes over."""
-        self.die(Crashed(str(cause)))
+    def drain(self) -> None:
+        """Shows the process as draining; requests are still served until `close`."""
+        self.draining = True
+        if not self.up:
+            self.registry.close()
 
     def close(self) -> None:
         """Refuses new requests."""
-        if self.service is not None:
-            self.service.limiter.close()
+        self.registry.close()
 
-    async def drained(self) -> None:
-        """Returns when no request waits or works."""
-        if self.service is not None:
-            await self.service.limiter.drained()
+    def progress(self) -> dict[str, Any]:
+        """Returns what ``/progress`` shows: of the process, and of each model."""
+        models = self.registry.models
+        seconds: dict[str, float] = {}
+        for model in models:
+            for phase, spent in model.lifecycle.seconds.items():
+                seconds[phase] = round(seconds.get(phase, 0.0) + spent, 3)
+        capabilities = tuple(dict.fromkeys(name for model in models for name in model.lifecycle.capabilities))
+        return {
+            **snapshot(self._step(), seconds, capabilities),
+            "models": {model.name: _model_progress(model) for model in models},
+        }
 
-    async def stop(self) -> None:
-        """Ends the threads of the service."""
-        if self.service is not None:
-            await self.service.stop()
+    def _step(self) -> Step:
+        """Returns the process's own phase, or while it starts the step of the model that is being loaded."""
+        if self.draining:
+            return Step(Phase.DRAINING)
+        if self.up:
+            return Step(Phase.READY)
+        loading = (model for model in self.registry.models if model.loading is not None)
+        return next((model.lifecycle.step for model in loading), Step(Phase.RESOLVE))
 
-    def _load(self) -> Load:
-        return Load() if self.service is None else self.service.load()
+    def _model_failed(self, model: ServedModel, failure: RuntimeFailed) -> None:
+        del model
+        if self._alone:
+            self.die(failure)
+
+
+def _model_progress(model: ServedModel) -> dict[str, Any]:
+    life = model.lifecycle
+    return {**snapshot(life.step, life.seconds, model.capabilities), "state": life.state, "warmup": life.warmup}

@@ -23,7 +23,7 @@ from modelyard_runtime.api.app import private_app, public_app
 from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
 from modelyard_runtime.serving.protocol import BoundedProtocol
 from modelyard_runtime.serving.runtime import Runtime
-from modelyard_runtime.serving.start import start, start_goes_on
+from modelyard_runtime.serving.threads import work_goes_on
 from modelyard_runtime.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def run(settings: ServeSettings) -> None:
         failure = runner.run(main())
     if failure is not None:
         raise failure
-    if start_goes_on():
+    if work_goes_on():
         # Told to end while PyTorch is being imported or weights are read, which cannot be interrupted; the interpreter
         # must not be torn down under a thread that is inside native code.
         sys.stderr.flush()
@@ -127,19 +127,20 @@ async def serve(
     public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"))
     private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"))
     serving = [asyncio.create_task(server.run_until_told()) for server in (public, private)]
-    logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "model": settings.served_name})
+    names = [model.name for model in runtime.registry.models]
+    logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "models": names})
     if on_listening is not None:
         on_listening(public.port, private.port)
-    starting = asyncio.create_task(start(runtime))
+    starting = asyncio.create_task(runtime.start())
     await _first(signals.told, runtime.ended)
-    if runtime.lifecycle.failure is None:
+    if runtime.failure is None:
         await _drain(runtime, signals)
     starting.cancel()
     for server in (public, private):
         server.should_exit = True
     await asyncio.wait([*serving, starting])
-    await runtime.stop()
-    return runtime.lifecycle.failure
+    await runtime.registry.stop()
+    return runtime.failure
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:
@@ -162,14 +163,14 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
 async def _drain(runtime: Runtime, signals: Signals) -> None:
     """Lets load balancers look away, then refuses new requests and lets those in flight finish, unless a second signal comes."""
     settings = runtime.settings
-    settle = settings.settle_time.total_seconds() if signals.settle and runtime.lifecycle.ready else 0.0
-    runtime.lifecycle.stop()
+    settle = settings.settle_time.total_seconds() if signals.settle and runtime.ready else 0.0
+    runtime.drain()
     logger.info("draining", extra={"settleSeconds": settle, "timeoutSeconds": settings.drain_timeout.total_seconds()})
 
     async def finish() -> None:
         await asyncio.sleep(settle)
         runtime.close()
-        await runtime.drained()
+        await runtime.registry.drained()
 
     try:
         async with asyncio.timeout(settings.drain_timeout.total_seconds()):

@@ -1,74 +1,68 @@
-"""The start of a process: load on a thread, warm up, open the doors."""
+"""The start of a model: find it, load it on a thread, warm it up, measure it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed, WarmupFailed
 from modelyard_runtime.progress import Phase, Step, Stopped
-from modelyard_runtime.serving.families import Service
-from modelyard_runtime.serving.loading import load
-from modelyard_runtime.serving.runtime import Runtime
+from modelyard_runtime.serving import memory
+from modelyard_runtime.serving.families import Context, Service
+from modelyard_runtime.serving.lifecycle import Lifecycle, snapshot
+from modelyard_runtime.serving.loading import Found, find, load
+from modelyard_runtime.serving.model import ServedModel
+from modelyard_runtime.serving.threads import on_thread
+from modelyard_runtime.serving.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
-_THREAD = "loader"
-T = TypeVar("T")
+#: Makes room for so many bytes of a model. Raises OutOfMemory.
+MakeRoom = Callable[[ServedModel, int], Awaitable[None]]
 
 
-async def start(runtime: Runtime) -> None:
-    """Makes the runtime ready, or notes why it cannot be."""
+async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom, on_death: Callable[[Exception], None]) -> None:
+    """Loads a model, or leaves it unloaded when it is told to stop. One at a time has the ``turn``. Raises RuntimeFailed."""
+    life = model.lifecycle = Lifecycle()
+    settings = model.spec.settings
     try:
-        loaded = await _on_thread(lambda: load(runtime.settings, runtime.lifecycle.report))
-        runtime.lifecycle.report(Step(Phase.WARMUP))
-        await _warm_up(runtime.serve(loaded))
-        runtime.lifecycle.capabilities = loaded.capabilities
-        runtime.lifecycle.report(Step(Phase.READY))
-        logger.info("ready", extra={"progress": runtime.lifecycle.snapshot()})
+        found = await on_thread(lambda: find(settings, life.report))
+        async with turn:
+            await make_room(model, max(model.memory, memory.estimate(found.folder)))
+            await _load(model, found, on_death)
     except Stopped:
-        return
-    except RuntimeFailed as failure:
-        runtime.die(failure)
+        model.take()
+    except RuntimeFailed:
+        raise
     except MemoryError as error:
-        runtime.die(OutOfMemory(f"the model does not fit the memory: {error}"))
+        raise OutOfMemory(f"the model does not fit the memory: {error}") from error
     except Exception as error:
         logger.exception("the start failed")
-        runtime.die(Crashed(f"the start failed: {type(error).__name__}: {error}"))
+        raise Crashed(f"the start failed: {type(error).__name__}: {error}") from error
 
 
-def start_goes_on() -> bool:
-    """Whether the loader's thread still works, though nobody waits for it any more."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
-
-
-async def _warm_up(service: Service) -> None:
+async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception], None]) -> None:
+    life, settings = model.lifecycle, model.spec.settings
+    before = await asyncio.to_thread(memory.held)
+    loaded = await on_thread(lambda: load(found, settings, life.report))
+    life.report(Step(Phase.WARMUP))
+    service = found.module.serve(loaded, Context(settings, model.metrics, found.capabilities, on_death))
     try:
-        await service.warm_up()
+        await _warm_up(service, model, found.capabilities)
+        measured = await asyncio.to_thread(memory.held) - before
+        life.capabilities = found.capabilities
+        life.report(Step(Phase.READY))
+    except BaseException:
+        await service.stop()
+        raise
+    model.open(service, max(measured, memory.estimate(found.folder)))
+    told = snapshot(life.step, life.seconds, life.capabilities)
+    logger.info("ready", extra={"model": model.name, "memory": model.memory, "progress": told})
+
+
+async def _warm_up(service: Service, model: ServedModel, capabilities: tuple[str, ...]) -> None:
+    try:
+        await warm_up(service, capabilities, model.spec.settings, model.lifecycle.warmup)
     except Exception as error:
         raise WarmupFailed(f"the first forward pass failed: {type(error).__name__}: {error}") from error
-
-
-async def _on_thread(work: Callable[[], T]) -> T:
-    """Runs ``work`` on a daemon thread, which a process that is told to end does not wait for."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def tell(settle: Callable[[], None]) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: None if result.done() else settle())
-
-    def run() -> None:
-        try:
-            value = work()
-        except BaseException as error:  # noqa: BLE001 - handed over to the event loop
-            failure = error
-            tell(lambda: result.set_exception(failure))
-        else:
-            tell(lambda: result.set_result(value))
-
-    threading.Thread(target=run, name=_THREAD, daemon=True).start()
-    return await result

@@ -42,6 +42,18 @@ def publish(cache: Path, entry: str, make: Callable[[Path], None]) -> Path:
     return place
 
 
+def forget(cache: Path, folder: Path) -> bool:
+    """Removes a model from the cache, so that it is fetched again; returns False for one that is not the cache's."""
+    try:
+        inside = folder.resolve().relative_to(cache.resolve())
+    except ValueError:
+        return False
+    place = cache.joinpath(*inside.parts[:2])  # builtin/name, converted/name, or hub/models--org--name with all that it refers to
+    with storage_errors(cache), FileLock(place.with_name(f".{place.name}.lock")):
+        discard(place)
+    return True
+
+
 def discard(folder: Path) -> None:
     """Removes what an interrupted attempt left."""
     if folder.exists():

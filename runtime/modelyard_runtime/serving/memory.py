@@ -1,0 +1,62 @@
+"""Memory of models: what the process holds, what it may hold, and giving back what is no longer used. All in bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from modelyard_runtime.hardware import memory_limit
+
+_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+def held() -> int:
+    """Returns what this process holds of the memory that counts: its devices' where it has some, else the machine's, unshared."""
+    torch = _devices()
+    if torch is None:
+        return int(psutil.Process().memory_full_info().uss)
+    return sum(int(torch.cuda.memory_allocated(index)) for index in range(torch.cuda.device_count()))
+
+
+def whole() -> int:
+    """Returns what there is of the memory that counts."""
+    torch = _devices()
+    if torch is None:
+        return memory_limit()
+    return sum(int(torch.cuda.get_device_properties(index).total_memory) for index in range(torch.cuda.device_count()))
+
+
+def size_of(text: str) -> int:
+    """Returns the bytes of ``8Gi``, or of a share such as ``80%`` of what there is."""
+    if text.endswith("%"):
+        return whole() * int(text[:-1]) // 100
+    unit = text[-2:]
+    return int(text[:-2]) * _UNITS[unit] if unit in _UNITS else int(text)
+
+
+def estimate(folder: Path) -> int:
+    """Returns about what a model takes at least, by the size of its weights' files; they are what is known before it is loaded."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def give_back() -> None:
+    """Returns freed memory to the system: Python's cycles, PyTorch's cached blocks, and what the C library keeps for itself."""
+    gc.collect()
+    torch = _devices()
+    if torch is not None:
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+        if trim is not None:
+            trim(0)
+
+
+def _devices() -> Any:
+    """Returns PyTorch where it is loaded and has devices, else None."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available() else None
