@@ -104,6 +104,60 @@ def test_every_field_of_the_engine_reaches_the_runtime(make_model):
     ]
 
 
+def test_fields_that_most_models_leave_out_reach_the_runtime(make_model):
+    model = make_model(
+        model={"source": "hf://a/b", "trustRemoteCode": True},
+        engine={"quantization": "int8", "adapters": [{"name": "sql", "source": "pvc://loras/sql"}, {"name": "tone", "source": "hf://a/c"}]},
+        generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "maxTokens": 64},
+        warmup={"steps": 2},
+    )
+    assert container(model)["args"][-10:] == [
+        "--adapter=sql=file:///models/loras/sql",
+        "--adapter=tone=hf://a/c",
+        "--quantization=int8",
+        "--trust-remote-code=true",
+        "--temperature=0.2",
+        "--top-p=0.5",
+        "--top-k=3",
+        "--default-max-tokens=64",
+        "--warmup-steps=2",
+        "--warmup-batch=1",
+    ]
+    assert {"name": "weights", "mountPath": "/models/loras", "readOnly": True} in container(model)["volumeMounts"]
+
+
+def test_the_runtime_knows_every_flag_that_is_planned(make_model):
+    from modelyard_runtime.arguments import parse
+
+    model = make_model(
+        model={"source": "hf://a/b", "capabilities": ["chat"], "trustRemoteCode": True},
+        engine={
+            "quantization": "int8",
+            "maxModelLength": 64,
+            "maxConcurrentSequences": 2,
+            "adapters": [{"name": "a", "source": "hf://a/c"}],
+        },
+        limits={"maxConcurrency": 1, "maxPromptTokens": 8, "maxNewTokens": 8},
+        generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "maxTokens": 64},
+        warmup={},
+    )
+    settings = parse(["serve", *container(model)["args"]])
+    assert settings.served_model_name == "assistant"
+
+
+def test_an_object_stores_keys_come_from_the_secret_by_name(make_model):
+    amazon = make_model(model={"source": "s3://bucket/a", "credentialsSecret": "keys"})
+    variables = {variable["name"]: variable for variable in container(amazon)["env"]}
+    assert variables["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
+        "name": "keys", "key": "AWS_SECRET_ACCESS_KEY", "optional": True,
+    }  # fmt: skip
+    assert "MODELYARD_TOKEN_FILE" not in variables
+    google = make_model(model={"source": "gs://bucket/a", "credentialsSecret": "keys"})
+    assert {"name": "GOOGLE_APPLICATION_CREDENTIALS", "value": "/var/run/secrets/modelyard/credentials.json"} in container(google)["env"]
+    items = [{"key": "credentials.json", "path": "credentials.json"}]
+    assert {"name": "token", "secret": {"secretName": "keys", "items": items}} in pod_spec(google)["volumes"]
+
+
 def test_the_models_own_variables_win_and_names_are_unique(make_model):
     model = make_model(engine={"env": [{"name": "HOME", "value": "/elsewhere"}, {"name": "X", "value": "1"}, {"name": "X", "value": "2"}]})
     variables = container(model)["env"]

@@ -20,6 +20,20 @@ def test_every_name_leads_to_its_model():
     assert one.public_name(one.resolve("gpt")) == "chat"
 
 
+def test_adapters_are_reached_under_every_name_of_their_model():
+    one = directory(ModelRecord("a/chat", aliases=("gpt",), adapters=("sql",), created=OLD), ModelRecord("b/chat", adapters=("tone",)))
+    names = ("chat:tone", "b/chat:tone", "a/chat:sql", "gpt:sql")
+    assert [one.resolve(name).key for name in names] == ["b/chat", "b/chat", "a/chat", "a/chat"]
+    with pytest.raises(ModelNotFound):
+        one.resolve("chat:sql")
+
+
+def test_an_adapters_name_takes_no_models_or_aliass():
+    one = directory(ModelRecord("a/chat", adapters=("sql",), created=OLD), ModelRecord("a/other", aliases=("chat:sql",), created=NEW))
+    assert one.resolve("chat:sql").key == "a/other"
+    assert one.resolve("a/chat:sql").key == "a/chat"
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_two_that_claim_a_name_the_older_holds_it(order):
     records = [ModelRecord("z/chat", created=OLD), ModelRecord("a/chat", aliases=("gpt",), created=NEW), ModelRecord("a/gpt", created=OLD)]

@@ -70,3 +70,19 @@ def test_the_environment_is_the_users_then_the_pods_then_the_places():
 def test_devices_are_those_that_the_plan_asks_for():
     planned = pod_spec("{model: {source: 'builtin://tiny-chat'}, resources: {gpu: {count: 2}, memory: 4Gi}}")
     assert container.devices_wanted(planned) == {"nvidia.com/gpu": 2}
+
+
+def test_the_claims_of_adapters_are_folders_too():
+    mounts = Mounts(claims={"weights": Path("/data/w"), "loras": Path("/data/l")})
+    planned = pod_spec("{model: {source: 'pvc://weights/a'}, engine: {adapters: [{name: sql, source: 'pvc://loras/sql'}]}}")
+    assert {"--model=file:///data/w/a", "--adapter=sql=file:///data/l/sql"} <= set(container.command(planned, mounts))
+
+
+def test_an_object_stores_credentials_are_the_users_own_or_a_named_file():
+    amazon = pod_spec("{model: {source: 's3://bucket/a', credentialsSecret: keys}}")
+    assert container.obstacle("m-1", amazon, Mounts()) is None
+    told = container.environment(amazon, Mounts(), PLACE, {"AWS_ACCESS_KEY_ID": "mine"})
+    assert told["AWS_ACCESS_KEY_ID"] == "mine"
+    google = pod_spec("{model: {source: 'gs://bucket/a', credentialsSecret: keys}}")
+    told = container.environment(google, Mounts(secrets={"keys": Path("/home/me/key.json")}), PLACE, {})
+    assert told["GOOGLE_APPLICATION_CREDENTIALS"] == "/home/me/key.json"

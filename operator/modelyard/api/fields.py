@@ -19,12 +19,14 @@ LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 SOURCE = (
     r"^(hf://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(@[A-Za-z0-9][A-Za-z0-9_./-]{0,127})?"
+    r"|(s3|gs)://[a-z0-9][a-z0-9._-]{1,220}(/[^/\s]+)*"
     r"|pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[^/\s]+)*|file://(/[^/\s]+)+|builtin://[a-z0-9][a-z0-9._-]{0,95})$"
 )
-FORMS = "hf://org/name[@revision], pvc://claim/path, file:///path or builtin://name"
+FORMS = "hf://org/name[@revision], s3://bucket/path, gs://bucket/path, pvc://claim/path, file:///path or builtin://name"
 OWNED_FLAGS = (
     "model|served-model-name|capability|dtype|max-model-length|max-concurrent-sequences|max-concurrency|max-queue|queue-timeout|"
-    "request-timeout|max-prompt-tokens|max-new-tokens|drain-timeout|host|port|metrics-port|cache-dir|model-dir|token-file|termination-log"
+    "request-timeout|max-prompt-tokens|max-new-tokens|quantization|trust-remote-code|adapter|temperature|top-p|top-k|default-max-tokens|"
+    "warmup-steps|warmup-batch|drain-timeout|host|port|metrics-port|cache-dir|model-dir|token-file|termination-log"
 )
 OWNED_LABELS = "^(modelyard[.]dev/.*|app[.]kubernetes[.]io/(name|instance|component|managed-by|version)|pod-template-hash)$"
 OWNED_VARIABLES = f"HOME|TMPDIR|MODELYARD_({OWNED_FLAGS.replace('-', '_').upper()})"
@@ -82,8 +84,7 @@ PodAnnotations = Annotated[dict[str, Text], Field(max_length=32), _KEYS, _OURS]
 Source = Annotated[
     str,
     Field(min_length=1, max_length=1024),
-    Rule("!self.matches('^(s3|gs)://')", f"s3:// and gs:// are not supported yet: use {FORMS}", reason="FieldValueForbidden"),
-    Rule(f"self.matches('^(s3|gs)://') || self.matches(r'{SOURCE}')", f"must be {FORMS}"),
+    Rule(f"self.matches(r'{SOURCE}')", f"must be {FORMS}"),
     Rule("!self.matches(r'/[.][.]?(/|$)')", "must not contain the path segments . and .."),
 ]
 Alias = Annotated[

@@ -31,6 +31,7 @@ from modelyard.api.fields import (
     PodLabels,
     Source,
     VariableName,
+    text,
 )
 from modelyard.api.markers import Keyed, NotYet, OnlyYet, Rule
 from modelyard.api.status import Condition, Decision, InferenceModelStatus, Metadata, ScalingStatus
@@ -52,14 +53,21 @@ class Capability(StrEnum):
     TRANSCRIPTION = "transcription"
 
 
+_TOGETHER = Rule(
+    "self.all(one, one in ['chat', 'completions', 'vision']) || self.all(one, one in ['embeddings', 'rerank']) || "
+    "self.all(one, one in ['rerank', 'classify']) || self.all(one, one == 'transcription')",
+    "are not one model's: together may be chat, completions and vision; embeddings and rerank; or rerank and classify",
+)
+
+
 class Model(Part):
     """What is served."""
 
     source: Source = Field(
-        description="Where the weights are: hf://org/name[@revision], pvc://claim/path, file:///path (in the image or on the machine) or "
-        "builtin://name. s3:// and gs:// are not supported yet."
+        description="Where the weights are: hf://org/name[@revision], s3://bucket/path, gs://bucket/path, pvc://claim/path, file:///path "
+        "(in the image or on the machine) or builtin://name."
     )
-    capabilities: Annotated[list[Capability], Field(max_length=8), Keyed(), OnlyYet(("chat", "completions", "embeddings"))] = Field(
+    capabilities: Annotated[list[Capability], Field(max_length=8), Keyed(), _TOGETHER] = Field(
         default=[], description="What the model may be asked for. Detected from its config.json when left out."
     )
     aliases: Annotated[list[Alias], Field(max_length=16), Keyed()] = Field(
@@ -67,11 +75,11 @@ class Model(Part):
     )
     credentials_secret: Name | None = Field(
         default=None,
-        description="A Secret in the model's namespace whose key `token` is sent to the source, as the Hugging Face hub's access token.",
+        description="A Secret in the model's namespace for the source. hf://: key `token`, the hub's access token. s3://: keys "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where needed AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL. gs://: key "
+        "`credentials.json`, a service account's key.",
     )
-    trust_remote_code: Annotated[bool, NotYet()] = Field(
-        default=False, description="Whether Python code that comes with the weights may run."
-    )
+    trust_remote_code: bool = Field(default=False, description="Whether Python code that comes with the weights may run.")
 
 
 class EngineName(StrEnum):
@@ -95,9 +103,9 @@ class EnvVar(Part):
 class Adapter(Part):
     """A LoRA adapter."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(
-        description="The adapter's name; requests route to it as model:adapter."
-    )
+    name: Annotated[
+        str, Field(min_length=1, max_length=63), text("^[A-Za-z0-9][A-Za-z0-9._-]*$", "must be letters, digits, '.', '_' and '-'")
+    ] = Field(description="The adapter's name; requests route to it as model:adapter.")
     source: Source = Field(description="Where its weights are, as in model.source.")
 
 
@@ -121,16 +129,16 @@ class Engine(Part):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Data type of weights; auto asks the device what it computes fastest."
     )
-    quantization: Annotated[Literal["none", "int8", "int4", "fp8"], OnlyYet(("none",))] = Field(
-        default="none", description="Weight quantization at load."
-    )
+    quantization: Literal["none", "int8", "int4", "fp8"] = Field(default="none", description="Weight quantization at load.")
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="Sequences that one replica generates at once."
     )
-    adapters: Annotated[list[Adapter], Field(max_length=32), Keyed("name"), NotYet()] = Field(default=[], description="LoRA adapters.")
+    adapters: Annotated[list[Adapter], Field(max_length=32), Keyed("name")] = Field(
+        default=[], description="LoRA adapters, in PEFT's format."
+    )
     parallelism: Annotated[Parallelism | None, NotYet()] = Field(default=None, description="Spread of one replica over devices and nodes.")
 
 
@@ -340,8 +348,8 @@ class InferenceModelSpec(Part):
         default="LeastLoad", description="How the gateway chooses a replica."
     )
     limits: Limits = Field(default=Limits(), description="Bounds of one replica.")
-    generation: Annotated[Generation | None, NotYet()] = Field(default=None, description="Sampling defaults.")
-    warmup: Annotated[Warmup | None, NotYet()] = Field(default=None, description="Forward passes before readiness.")
+    generation: Generation | None = Field(default=None, description="Sampling defaults.")
+    warmup: Warmup | None = Field(default=None, description="Forward passes before readiness.")
     cache: Annotated[Cache | None, NotYet()] = Field(default=None, description="Where downloaded weights are kept.")
     access: Annotated[Access | None, NotYet()] = Field(default=None, description="Who may use the model.")
     pod: Pod = Field(default=Pod(), description="Overrides of the pod template.")

@@ -13,12 +13,17 @@ from modelyard.gateway.wire import JSON_TYPE, Answer
 
 
 def list_models(directory: Directory) -> Answer:
-    """Returns every model, and each alias as an entry of its own whose ``root`` is the model: some clients use only names listed here."""
+    """Returns every model, and each alias and adapter as an entry of its own whose ``root`` is the model.
+
+    Some clients use only names that are listed here.
+    """
     names = directory.names()
     entries = []
     for record in directory.models():
         held = [alias for alias in record.aliases if names[alias] is record and alias != record.name]
-        entries += [_entry(directory, record, name) for name in (directory.public_name(record), *held)]
+        name = directory.public_name(record)
+        adapters = [adapter for adapter in record.of_adapters(name) if names[adapter] is record]
+        entries += [_entry(directory, record, each) for each in (name, *held, *adapters)]
     return _answer({"object": "list", "data": entries})
 
 

@@ -94,4 +94,8 @@ def _claim(models: list[ModelRecord]) -> dict[str, ModelRecord]:
     for record in models:
         for name in (record.name, *record.aliases):
             names.setdefault(name, record)
+    for record in models:
+        for name in (record.key, record.name, *record.aliases):
+            if names[name] is record:
+                names.update((adapter, record) for adapter in record.of_adapters(name) if adapter not in names)
     return names

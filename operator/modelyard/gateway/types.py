@@ -15,12 +15,14 @@ class Endpoint(NamedTuple):
 class ModelRecord:
     """What the gateway knows of an InferenceModel, from the resource alone (never from pods): a restart turns no 503 into 404.
 
-    ``key`` is ``namespace/name``. ``blocked`` holds the cause and the remedy when no replica can start, and is None otherwise.
+    ``key`` is ``namespace/name``. Each of ``adapters`` is routed to as ``name:adapter``. ``blocked`` holds the cause and the remedy when
+    no replica can start, and is None otherwise.
     Durations are in seconds; ``created`` orders models that claim one name (RFC 3339).
     """
 
     key: str
     aliases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     created: str = ""
     capabilities: tuple[str, ...] = ()
     blocked: str | None = None
@@ -33,3 +35,7 @@ class ModelRecord:
     def name(self) -> str:
         """The name without its namespace."""
         return self.key.partition("/")[2]
+
+    def of_adapters(self, name: str) -> list[str]:
+        """Returns the names of the adapters under a name of the model."""
+        return [f"{name}:{adapter}" for adapter in self.adapters]

@@ -105,6 +105,7 @@ def record_of(raw: dict[str, Any]) -> ModelRecord | None:
     return ModelRecord(
         key=f"{metadata['namespace']}/{metadata['name']}",
         aliases=tuple(model.get("aliases") or ()),
+        adapters=tuple(str(adapter.get("name")) for adapter in (spec.get("engine") or {}).get("adapters") or ()),
         created=metadata.get("creationTimestamp", ""),
         capabilities=tuple(status.get("capabilities") or model.get("capabilities") or ()),
         blocked=_blocked(status.get("conditions") or []),

@@ -18,8 +18,9 @@ _RUNTIME = "modelyard-runtime"
 _MODULE = "modelyard_runtime.main"
 #: The user's own settings that reach a runtime; other variables of Modelyard are meant for `modelyard up` itself.
 _PASSED_ON = {f"{ENV_PREFIX}{name}" for name in ("MODEL_DIR", "LOG_LEVEL", "TOKEN_FILE")}
+_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
 #: Variables that the builders point into the container's filesystem; a user's own values of them are left alone.
-_INSIDE = {"HOME", "TMPDIR", f"{ENV_PREFIX}CACHE_DIR", f"{ENV_PREFIX}TOKEN_FILE"}
+_INSIDE = {"HOME", "TMPDIR", f"{ENV_PREFIX}CACHE_DIR", f"{ENV_PREFIX}TOKEN_FILE", _GOOGLE}
 #: The endpoint is taken from the gateway before the process is asked to end, so that hardly anything can still be on its way.
 _SETTLE_TIME = "300ms"
 
@@ -81,7 +82,8 @@ def command(pod_spec: Manifest, mounts: Mounts) -> list[str]:
 def environment(pod_spec: Manifest, mounts: Mounts, place: Place, inherited: Mapping[str, str]) -> dict[str, str]:
     """Returns the process's environment: the user's, then the pod's, then what its place demands."""
     own = {name: value for name, value in inherited.items() if not name.startswith(ENV_PREFIX) or name in _PASSED_ON}
-    planned = {variable["name"]: variable["value"] for variable in container(pod_spec).get("env", ())}
+    # What a cluster takes out of a Secret by name (an object store's keys), the user's own environment has here.
+    planned = {variable["name"]: variable["value"] for variable in container(pod_spec).get("env", ()) if "value" in variable}
     outside = {name: value for name, value in planned.items() if not _belongs_to_the_image(name, value, pod_spec)}
     forced = {
         "HOST": place.host,
@@ -93,6 +95,7 @@ def environment(pod_spec: Manifest, mounts: Mounts, place: Place, inherited: Map
     }
     if token := _token(pod_spec, mounts):
         forced["TOKEN_FILE"] = str(token)
+        outside |= {_GOOGLE: str(token)} if _GOOGLE in planned else {}
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(place.devices)}
     return own | {"PYTHONUNBUFFERED": "1"} | devices | outside | {f"{ENV_PREFIX}{name}": value for name, value in forced.items()}
 
@@ -117,8 +120,9 @@ def _claim(volume: Manifest) -> str:
 
 def _relocate(argument: str, paths: Mapping[str, Path]) -> str:
     for inside, outside in paths.items():
-        if f"{argument}/".startswith(prefix := f"--model=file://{inside}/"):
-            return f"--model=file://{outside}/{argument[len(prefix) :]}".rstrip("/")
+        flag, found, path = f"{argument}/".partition(f"=file://{inside}/")
+        if found and flag.startswith(("--model", "--adapter=")):
+            return f"{flag}=file://{outside}/{path}".rstrip("/")
     return argument
 
 

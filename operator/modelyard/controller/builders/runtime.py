@@ -5,7 +5,7 @@ from typing import Any
 from modelyard.api.durations import render
 from modelyard.api.inference_model import InferenceModel, InferenceModelSpec
 from modelyard.api.names import HTTP_PORT, METRICS_PORT
-from modelyard.controller.builders.volumes import CACHE_DIR, TOKEN_FILE, local_source, mounts
+from modelyard.controller.builders.volumes import CACHE_DIR, TOKEN_FILE, bucket_variables, local_source, mounts, takes_token
 from modelyard.controller.types import BuildSettings, Manifest
 
 CONTAINER = "runtime"
@@ -55,23 +55,45 @@ def arguments(model: InferenceModel) -> list[str]:
         ("max-prompt-tokens", limits.max_prompt_tokens),
         ("max-new-tokens", limits.max_new_tokens),
         ("drain-timeout", render(spec.rollout.drain_timeout)),
+        *_optional(spec),
     ]
     return [f"--{flag}={value}" for flag, value in flags if value is not None] + list(spec.engine.args)
 
 
-def environment(spec: InferenceModelSpec, settings: BuildSettings) -> list[dict[str, str]]:
+def _optional(spec: InferenceModelSpec) -> list[tuple[str, object]]:
+    """Returns the flags of what most models leave out."""
+    engine, generation, warmup = spec.engine, spec.generation, spec.warmup
+    flags: list[tuple[str, object]] = [("adapter", f"{adapter.name}={local_source(adapter.source)}") for adapter in engine.adapters]
+    if engine.quantization != "none":
+        flags.append(("quantization", engine.quantization))
+    if spec.model.trust_remote_code:
+        flags.append(("trust-remote-code", "true"))
+    if generation is not None:
+        flags += [
+            ("temperature", generation.temperature),
+            ("top-p", generation.top_p),
+            ("top-k", generation.top_k),
+            ("default-max-tokens", generation.max_tokens),
+        ]
+    if warmup is not None:
+        flags += [("warmup-steps", warmup.steps), ("warmup-batch", warmup.batch)]
+    return flags
+
+
+def environment(spec: InferenceModelSpec, settings: BuildSettings) -> list[dict[str, Any]]:
     """Returns the variables, one per name; the model's own come last and win.
 
     The root filesystem is read-only, so that what libraries write goes to the cache's and the temporary volume.
     """
     variables = {"HOME": CACHE_DIR, "TMPDIR": "/tmp", "MODELYARD_CACHE_DIR": CACHE_DIR}  # noqa: S108 (a volume of the pod's own)
-    if spec.model.credentials_secret:
+    if takes_token(spec):
         variables["MODELYARD_TOKEN_FILE"] = TOKEN_FILE
     if not spec.resources.gpu.count:
         variables["NVIDIA_VISIBLE_DEVICES"] = "void"  # else a GPU node's container runtime may show all its devices
     variables |= dict(settings.extra_env)
     variables |= {variable.name: variable.value for variable in spec.engine.env}
-    return [{"name": name, "value": value} for name, value in variables.items()]
+    secret = [variable for variable in bucket_variables(spec) if variable["name"] not in variables]
+    return [{"name": name, "value": value} for name, value in variables.items()] + secret
 
 
 def resources(spec: InferenceModelSpec) -> dict[str, dict[str, str]]:
