@@ -99,7 +99,7 @@ def running(settings: ServeSettings, *, wait: bool = True) -> Iterator[Running]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert listening.wait(PATIENCE)
-    server = Running(settings.served_name, *ports[0], tell, thread, outcome)
+    server = Running(settings.served_name if settings.model else "", *ports[0], tell, thread, outcome)
     try:
         if wait:
             wait_until(lambda: not thread.is_alive() or httpx.get(f"{server.url}/ready").status_code == 200, "ready")
@@ -120,8 +120,9 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(cache_dir: Path) -> Callable[..., ServeSettings]:
     """Returns settings for a server of this test session."""
 
-    def make(model: str = "builtin://tiny-chat", **more: Any) -> ServeSettings:
-        return ServeSettings(model=model, cache_dir=cache_dir, host="127.0.0.1", port=0, metrics_port=0, settle_time="0s", **more)
+    def make(model: str | tuple[str, ...] = "builtin://tiny-chat", **more: Any) -> ServeSettings:
+        own = {"cache_dir": cache_dir, "host": "127.0.0.1", "port": 0, "metrics_port": 0, "settle_time": "0s"}
+        return ServeSettings(model=model, **own | more)
 
     return make
 

@@ -26,7 +26,12 @@ logger = logging.getLogger(__name__)
 
 _SHOWN_NAMES = 20
 _HOUSE_SECONDS = 1.0
+_BUSY_SECONDS = 1.0
 _REMEDY = "raise --memory-budget, unpin models, or serve fewer"
+
+
+class ModelsBusy(OutOfMemory):
+    """There is no room while other models are in use; a moment later there may be."""
 
 
 class Registry:
@@ -169,7 +174,8 @@ class Registry:
             await self._trim(keep=model)
         except RuntimeFailed as failure:
             logger.warning("the load failed", extra={"model": model.name, "reason": failure.reason, "cause": failure.message})
-            model.fail(failure, self._settings.failure_cooldown.total_seconds())
+            cooldown = self._settings.failure_cooldown.total_seconds()
+            model.fail(failure, min(cooldown, _BUSY_SECONDS) if isinstance(failure, ModelsBusy) else cooldown)
             self._on_failure(model, failure)
         finally:
             model.loading = None
@@ -185,7 +191,7 @@ class Registry:
                     if not await self._unload_oldest(model):
                         await self._one_idle(model, needed)
         except TimeoutError:
-            raise OutOfMemory(f"{model.name} needs {_size(needed)}, and the models in use leave less", _REMEDY) from None
+            raise ModelsBusy(f"{model.name} needs {_size(needed)}, and the models in use leave less", _REMEDY) from None
 
     async def _trim(self, keep: ServedModel | None = None) -> None:
         """Unloads what was used longest ago while more is held than may be, as far as nobody uses it."""
