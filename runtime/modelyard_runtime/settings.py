@@ -6,6 +6,7 @@ A field ``max_queue`` is the flag ``--max-queue`` and the variable ``MODELYARD_M
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +31,7 @@ Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
 SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
 #: Bytes with a binary unit, or a share of what there is.
 Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
-Capability = Literal["chat", "completions", "embeddings"]
+Capability = Literal["chat", "completions", "embeddings", "rerank", "classify"]
 #: Names in chat templates that decide what is rendered, or are the template's own.
 _RESERVED = {
     *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
@@ -62,7 +63,7 @@ class ModelSettings(BaseModel):
     )
     capability: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
         default=(),
-        description="What the model may be asked for: chat, completions or embeddings (repeatable). Detected when left out.",
+        description="What the model may be asked for: chat, completions, embeddings, rerank or classify (repeatable). Detected when left out.",
     )
 
 
@@ -78,7 +79,13 @@ class ComputeSettings(BaseModel):
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="Sequences generated at once.")
     max_batch_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
-        default=8192, description="Tokens, padding included, of one forward pass over texts to embed."
+        default=8192, description="Tokens, padding included, of one forward pass over texts to embed or to judge."
+    )
+    embedding_cache_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = Field(
+        default=32 << 20, description="Memory for the embeddings of texts asked for last, in bytes; 0 keeps none."
+    )
+    report_usage: bool = Field(
+        default=True, description="Count tokens in answers to embeddings, rerank, score and classify; false reports 0 in their usage."
     )
 
 
@@ -197,7 +204,24 @@ class NetworkSettings(BaseModel):
 
     host: str = Field(default="0.0.0.0", description="Address of both ports.")
     port: Port = Field(default=HTTP_PORT, description="Public port: /v1/*, /health, /ready. 0 takes a free one.")
+    ollama_admin: bool = Field(
+        default=False,
+        description="Lets clients of the Ollama API on the public port pull, delete and unload models, and say how long they are kept.",
+    )
     metrics_port: Port = Field(default=METRICS_PORT, description="Private port: /metrics, /progress. 0 takes a free one.")
+
+
+class ObservabilitySettings(BaseModel):
+    """What others see of the work."""
+
+    vllm_metric_names: bool = Field(
+        default=False, description="Shows metrics under vLLM's own names too (vllm:…), for gateways and dashboards that look for those."
+    )
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$", max_length=2048)] | None = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+        description="OpenTelemetry collector that gets a span of each request, by OTLP over HTTP, such as http://collector:4318. "
+        "OTEL_EXPORTER_OTLP_ENDPOINT when left out; no spans without either.",
+    )
 
 
 class StorageSettings(BaseModel):
@@ -241,6 +265,7 @@ class ServeSettings(
     RequestSettings,
     MediaSettings,
     NetworkSettings,
+    ObservabilitySettings,
     StorageSettings,
     ProcessSettings,
     BaseSettings,
@@ -278,6 +303,7 @@ SERVE_GROUPS: tuple[type[BaseModel], ...] = (
     RequestSettings,
     MediaSettings,
     NetworkSettings,
+    ObservabilitySettings,
     StorageSettings,
     ProcessSettings,
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from modelyard_runtime.api import chat, completions, embeddings, status
+from modelyard_runtime.api import chat, classify, completions, embeddings, rerank, status
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
+from modelyard_runtime.observation import Ended
 from modelyard_runtime.serving.runtime import Runtime
 
 _HANDLED = (ApiError, RequestValidationError, HTTPException, RequestTooLarge, EngineFailed, Exception)
@@ -19,15 +22,18 @@ _HANDLED = (ApiError, RequestValidationError, HTTPException, RequestTooLarge, En
 
 def public_app(runtime: Runtime) -> ASGIApp:
     """Returns the application of the public port."""
-    return _guarded(runtime, chat.router, completions.router, embeddings.router, status.public)
+    watchers: list[Callable[[Ended], None]] = [lambda ended: runtime.exposition.answered(ended.scope["method"], ended.route, ended.status)]
+    if runtime.tracing is not None:
+        watchers.append(runtime.tracing.record)
+    return _guarded(runtime, watchers, chat.router, completions.router, embeddings.router, rerank.router, classify.router, status.public)
 
 
 def private_app(runtime: Runtime) -> ASGIApp:
     """Returns the application of the private port."""
-    return _guarded(runtime, status.private)
+    return _guarded(runtime, (), status.private)
 
 
-def _guarded(runtime: Runtime, *routers: APIRouter) -> ASGIApp:
+def _guarded(runtime: Runtime, watchers: Sequence[Callable[[Ended], None]], *routers: APIRouter) -> ASGIApp:
     app = FastAPI(title="Modelyard runtime", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.runtime = runtime
     for router in routers:
@@ -41,4 +47,4 @@ def _guarded(runtime: Runtime, *routers: APIRouter) -> ASGIApp:
         body_timeout=settings.body_timeout.total_seconds(),
         request_timeout=settings.request_timeout.total_seconds(),
     )
-    return AccessLog(bounded, closing=lambda: runtime.draining)
+    return AccessLog(bounded, closing=lambda: runtime.draining, watchers=watchers)

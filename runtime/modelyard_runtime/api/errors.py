@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import orjson
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -22,6 +23,9 @@ from starlette.exceptions import HTTPException
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
 
 logger = logging.getLogger(__name__)
+
+#: Where paths of Ollama's API begin.
+OLLAMA_PATH = "/api/"
 
 #: Bodies as clients expect them, by pydantic's error types; ``{…}`` are the error's context. Each says what would be right.
 _MESSAGES = {
@@ -75,11 +79,16 @@ def to_api_error(error: BaseException) -> ApiError:
     return InternalError("The server had an error while it processed your request. Its log has the details under this request's id.")
 
 
+def error_body(error: ApiError, path: str) -> dict[str, Any]:
+    """Returns an error as the clients of a path read it: Ollama's below /api/, OpenAI's elsewhere."""
+    return {"error": error.message} if path.startswith(OLLAMA_PATH) else error.to_dict()
+
+
 async def handle(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for everything."""
-    del request
     api_error = to_api_error(error)
-    return Response(api_error.to_json(), api_error.status, api_error.headers(), "application/json")
+    body = orjson.dumps(error_body(api_error, request.url.path))
+    return Response(body, api_error.status, api_error.headers(), "application/json")
 
 
 def _http(error: HTTPException) -> ApiError:

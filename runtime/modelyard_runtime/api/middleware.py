@@ -13,22 +13,28 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
+import orjson
 from modelyard.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Timeout
 from modelyard.api.names import REQUEST_ID_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelyard_runtime import logs
 from modelyard_runtime.api import sse
-from modelyard_runtime.api.errors import to_api_error
+from modelyard_runtime.api.errors import error_body, to_api_error
+from modelyard_runtime.api.ollama import lines
+from modelyard_runtime.observation import Ended, Observation, current
 
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST_WORD_SECONDS = 2.0
 _QUIET = frozenset({"/health", "/ready", "/metrics", "/progress"})
+# How an error is said in a stream that has begun, by the stream's type.
+_EVENTS: dict[bytes | None, Callable[[Any], bytes]] = {sse.CONTENT_TYPE: sse.event, lines.CONTENT_TYPE: lines.line}
 
 
 class ClientLeft(Exception):
@@ -38,18 +44,19 @@ class ClientLeft(Exception):
 class Exchange:
     """What has been sent of a response, and the headers that every response gets."""
 
-    def __init__(self, send: Send, request_id: bytes, *, closing: bool):
+    def __init__(self, send: Send, request_id: bytes, path: str, *, closing: bool):
         self.status = 0
         self.complete = False
-        self.streaming = False
         self._send = send
+        self._path = path
+        self._event: Callable[[Any], bytes] | None = None
         self._headers = [(REQUEST_ID_HEADER.encode(), request_id)] + ([(b"connection", b"close")] if closing else [])
 
     async def send(self, message: Message) -> None:
         """Passes a message on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self.streaming = (b"content-type", sse.CONTENT_TYPE) in message["headers"]
+            self._event = _EVENTS.get(dict(message["headers"]).get(b"content-type"))
             message["headers"] = [*message["headers"], *self._headers]
         else:
             self.complete = not message.get("more_body", False)
@@ -64,32 +71,36 @@ class Exchange:
             logger.debug("the client did not read the error", extra={"error": error.message})
 
     async def _fail(self, error: ApiError) -> None:
+        said = error_body(error, self._path)
         if not self.status:
-            body = error.to_json()
+            body = orjson.dumps(said)
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             headers += [(name.encode(), value.encode()) for name, value in error.headers().items()]
             if isinstance(error, PayloadTooLarge | RequestTimeout):
                 headers.append((b"connection", b"close"))
             await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})
-        elif self.streaming and not self.complete:
-            await self.send({"type": "http.response.body", "body": sse.event(error.to_dict())})
+        elif self._event is not None and not self.complete:
+            await self.send({"type": "http.response.body", "body": self._event(said)})
 
 
 class AccessLog:
-    """Gives a request its id, logs its end, and answers what nothing else caught."""
+    """Gives a request its id, logs its end, and answers what nothing else caught. ``watchers`` are told of the end too."""
 
-    def __init__(self, app: ASGIApp, *, closing: Callable[[], bool]):
+    def __init__(self, app: ASGIApp, *, closing: Callable[[], bool], watchers: Sequence[Callable[[Ended], None]] = ()):
         self._app = app
         self._closing = closing
+        self._watchers = (_log, *watchers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         token = logs.request_id.set(request_id.decode())
-        exchange = Exchange(send, request_id, closing=self._closing())
-        started = time.monotonic()
+        observation = Observation(request_id.decode())
+        current.set(observation)
+        exchange = Exchange(send, request_id, scope["path"], closing=self._closing())
+        began, started = time.time_ns(), time.monotonic()
         try:
             await self._app(scope, receive, exchange.send)
         except ClientLeft:
@@ -98,7 +109,9 @@ class AccessLog:
             if not exchange.complete:
                 await exchange.fail(to_api_error(error))
         finally:
-            _log(scope, exchange.status, time.monotonic() - started)
+            ended = Ended(scope, exchange.status, began, time.monotonic() - started, observation)
+            for watcher in self._watchers:
+                watcher(ended)
             logs.request_id.reset(token)
 
 
@@ -184,11 +197,11 @@ def _request_id(scope: Scope) -> bytes:
     return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}".encode()
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
+def _log(ended: Ended) -> None:
+    scope = ended.scope
     level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
-    logger.log(
-        level, "request", extra={"method": scope["method"], "path": scope["path"][:200], "status": status, "seconds": round(seconds, 4)}
-    )
+    line = {"method": scope["method"], "path": scope["path"][:200], "status": ended.status, "seconds": round(ended.seconds, 4)}
+    logger.log(level, "request", extra=line | ended.observation.fields())
 
 
 def _replay(body: bytes, gone: asyncio.Task[None]) -> Receive:

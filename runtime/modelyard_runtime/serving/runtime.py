@@ -13,6 +13,7 @@ from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.specs import specs_of
 from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.tracing import open_tracing
 
 
 class Runtime:
@@ -20,7 +21,8 @@ class Runtime:
 
     def __init__(self, settings: ServeSettings):
         self.settings = settings
-        self.exposition = Exposition()
+        self.exposition = Exposition(plain=settings.vllm_metric_names)
+        self.tracing = open_tracing(settings)
         specs = specs_of(settings)
         self.registry = Registry(settings, specs, self.exposition, self._model_failed)
         self.ended = asyncio.Event()

@@ -140,6 +140,8 @@ async def serve(
         server.should_exit = True
     await asyncio.wait([*serving, starting])
     await runtime.registry.stop()
+    if runtime.tracing is not None:
+        await asyncio.to_thread(runtime.tracing.close)
     return runtime.failure
 
 
