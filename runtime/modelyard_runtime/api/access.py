@@ -8,6 +8,7 @@ from fastapi import Request
 from modelyard.api.errors import InvalidRequest, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
+from modelyard_runtime.observation import observed
 from modelyard_runtime.serving.families import Service
 from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.runtime import Runtime
@@ -44,6 +45,8 @@ async def service(request: Request, model: str, capability: str) -> Service:
     runtime = runtime_of(request)
     # The gateway has resolved aliases and namespaces already, and says so in a header.
     served = runtime.registry.resolve(model, request.headers.get(MODEL_HEADER))
+    observation = observed()
+    observation.model, observation.capability = served.name, capability
     _check_capability(served, capability)
     if not served.loaded and not runtime.up:
         raise _not_loaded(runtime, served)
