@@ -1,0 +1,1 @@
+"""Speech to text: decoding, voice activity, windows, and the models that read them."""
