@@ -1,5 +1,6 @@
 """Tiny models of real families with seeded random weights, and an engine over them."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from modelyard_runtime.engine.base import GenerationRequest, SamplingParams, TokenEvent
+from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, SamplingParams, TokenEvent
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.models.loading import LoadedModel, load_causal_lm
@@ -62,6 +63,7 @@ class Kit:
     root: Path
     families: tuple[str, ...] = tuple(FAMILIES)
     made: dict[str, Path] = field(default_factory=dict)
+    deaths: dict[TransformersEngine, "asyncio.Queue[EngineFailed]"] = field(default_factory=dict)
 
     def folder(self, family: str, **more: Any) -> Path:
         """Returns a folder with config, seeded weights and tokenizer."""
@@ -84,16 +86,18 @@ class Kit:
         return load_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None)
 
     @asynccontextmanager
-    async def engine(self, model: str | Path | LoadedModel, **bounds: int) -> AsyncIterator[TransformersEngine]:
-        """An engine that is started and warm, and stopped at the end."""
+    async def engine(self, model: str | Path | LoadedModel, **bounds: Any) -> AsyncIterator[TransformersEngine]:
+        """An engine that is started and warm, and stopped at the end. Should it die on the way, ``deaths`` is told."""
         loaded = model if isinstance(model, LoadedModel) else self.load(model)
         engine = TransformersEngine(loaded, EngineSettings(**{"max_model_length": 256, "max_concurrent_sequences": 8, **bounds}))
-        engine.start()
+        self.deaths[engine] = asyncio.Queue()
+        engine.start(self.deaths[engine].put_nowait)
         try:
             await engine.warm_up()
             yield engine
         finally:
             await engine.stop()
+            del self.deaths[engine]
 
     def request(self, prompt: list[int], **sampling: Any) -> GenerationRequest:
         """A request: greedy and past the end-of-sequence token unless told otherwise."""

@@ -1,10 +1,9 @@
 """Packing, masks and slots, by properties."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from modelyard_runtime.engine.cache import KVCache, SlotPool, zeros_on_demand
+from modelyard_runtime.engine.cache import Elastic, KVCache
 from modelyard_runtime.engine.layout import MAX_PADDING, Span, StepLayout, group_decodes, packing_order
 from modelyard_runtime.engine.scores import AttentionRule
 
@@ -68,31 +67,21 @@ def plainly(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return torch.stack(out)
 
 
-@given(st.lists(st.booleans(), max_size=60))
-def test_slots_are_given_once_and_the_lowest_first(takes: list[bool]) -> None:
-    pool, held = SlotPool(5), set()
-    for take in takes:
-        if take and pool.can_take():
-            slot = pool.take()
-            assert slot == min(set(range(5)) - held)
-            held.add(slot)
-        elif held:
-            pool.give_back(held.pop())
-        assert pool.free == 5 - len(held)
-
-
-def test_a_slot_given_back_twice_is_an_error() -> None:
-    pool = SlotPool(2)
-    slot = pool.take()
-    pool.give_back(slot)
-    with pytest.raises(ValueError, match="free already"):
-        pool.give_back(slot)
-
-
 def test_memory_on_demand_is_zero_and_writable() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        tensor = zeros_on_demand((2, 3, 1000), dtype)
+        tensor = Elastic((2, 3, 1000), dtype).tensor
         assert tensor.dtype == dtype
         assert not tensor.any()
         tensor[1, 2, 999] = 1
         assert tensor.sum() == 1
+
+
+def test_what_is_not_a_number_is_told_by_token_and_never_read() -> None:
+    cache = KVCache(slots=2, length=16)
+    layout = StepLayout.of([Span(0, 0, 1), Span(1, 0, 3)], CPU)
+    key, value = torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8)
+    key[0, 1, 0, 3], value[0, 0, 2, 7] = torch.nan, torch.inf
+    cache.write(0, key, value, layout)
+    cache.write(1, torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8), layout)
+    assert layout.spoiled() == [True, False, True, False]
+    assert cache.attend(0, torch.ones(1, 4, 4, 8), layout, AttentionRule()).isfinite().all()

@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import threading
 from typing import Any
 
 import pytest
-from modelyard_runtime.engine.base import EngineFailed, FinishReason, InvalidTokens, RequestTooLarge
+import torch
+from modelyard_runtime.engine.base import EngineFailed, FinishReason, InvalidTokens, RequestFailed, RequestTooLarge
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 
@@ -29,7 +31,7 @@ async def test_cancelling_frees_the_slot_within_a_step(kit: Any) -> None:
         assert len(await waiting) == 3
         assert engine.stats().steps_total - steps < 100
         await settled(engine)
-        assert engine._slots.free == 1
+        assert engine._core.table.taken == 0
 
 
 async def test_a_request_is_cancelled_while_it_waits(kit: Any) -> None:
@@ -97,10 +99,10 @@ async def test_no_slot_leaks_over_random_cancellations(kit: Any) -> None:
         await asyncio.gather(*(visitor(engine) for _ in range(150)))
         await settled(engine)
         stats = engine.stats()
-        assert (stats.running, stats.waiting, stats.kv_cache_usage, engine._slots.free) == (0, 0, 0.0, 4)
+        assert (stats.running, stats.waiting, stats.kv_cache_usage, engine._core.table.taken) == (0, 0, 0.0, 0)
 
 
-async def test_an_exception_in_a_forward_pass_fails_all_requests_and_marks_the_engine_dead(kit: Any) -> None:
+async def test_an_engine_that_does_not_compute_any_more_fails_all_requests_and_dies(kit: Any) -> None:
     loaded = kit.load("qwen3")
     async with kit.engine(loaded) as engine:
         streams = [engine.submit(kit.request([5, 6, i], max_tokens=200)) for i in range(3)]
@@ -115,10 +117,126 @@ async def test_an_exception_in_a_forward_pass_fails_all_requests_and_marks_the_e
             with pytest.raises(EngineFailed, match="ArithmeticError: the hardware is on fire"):
                 async for _ in stream:
                     pass
-        assert engine.failure is not None
+        assert await kit.deaths[engine].get() is engine.failure
         with pytest.raises(EngineFailed, match="on fire"):
             await anext(engine.submit(kit.request([5], max_tokens=1)))
         await engine.drain()
+
+
+def fails_at(layer: Any, calls: set[int], error: Exception) -> None:
+    """Makes a layer raise at some of its calls from now on, counted from 1."""
+    seen = 0
+
+    def hook(*_: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen in calls:
+            raise error
+
+    layer.register_forward_hook(hook)
+
+
+async def test_an_engine_that_still_computes_begins_anew_after_an_error(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    async with kit.engine(loaded) as engine:
+        wanted = await kit.tokens(engine, [5, 6, 7] * 20, max_tokens=8)
+        fails_at(loaded.model.model.norm, {3}, ArithmeticError("a cosmic ray"))
+        for outcome in await asyncio.gather(*(kit.tokens(engine, [8, 9, i], max_tokens=50) for i in range(3)), return_exceptions=True):
+            assert isinstance(outcome, EngineFailed)
+            assert "a cosmic ray" in str(outcome)
+        assert await kit.tokens(engine, [5, 6, 7] * 20, max_tokens=8) == wanted
+        stats = engine.stats()
+        assert (engine.failure, stats.restarts_total, stats.prefix_cache_hits_total, stats.running) == (None, 1, 0, 0)
+
+
+async def test_an_engine_that_fails_again_and_again_dies(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    async with kit.engine(loaded) as engine:
+        # Each self-test takes two steps: it fails in every third one.
+        fails_at(loaded.model.model.norm, set(range(1, 100, 3)), ArithmeticError("again"))
+        for _ in range(4):
+            with pytest.raises(EngineFailed, match="again"):
+                await kit.tokens(engine, [5], max_tokens=50)
+        assert "again" in str(await kit.deaths[engine].get())
+        assert engine.stats().restarts_total == 3
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 PB")]
+)
+async def test_running_out_of_memory_makes_steps_smaller_and_changes_no_answer(kit: Any, error: Exception) -> None:
+    loaded = kit.load("qwen3")
+    prompts = [[5 + i, 6, 7] * 15 for i in range(4)]
+    async with kit.engine(loaded) as engine:
+        wanted = [await kit.tokens(engine, prompt, max_tokens=12) for prompt in prompts]
+
+        def tight(_: Any, inputs: tuple[Any, ...]) -> None:
+            if inputs[0].shape[1] > 10:
+                raise error
+
+        loaded.model.model.layers[1].register_forward_pre_hook(tight)
+        assert await asyncio.gather(*(kit.tokens(engine, prompt, max_tokens=12) for prompt in prompts)) == wanted
+        assert (engine.failure, engine.stats().restarts_total) == (None, 0)
+
+
+async def test_a_request_that_does_not_fit_by_itself_fails_alone(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    async with kit.engine(loaded) as engine:
+        huge = 250
+
+        def tight(_: Any, inputs: tuple[Any, ...]) -> None:
+            if bool((inputs[0] == huge).any()):
+                raise MemoryError
+
+        loaded.model.model.embed_tokens.register_forward_pre_hook(tight)
+        neighbours = [asyncio.create_task(kit.tokens(engine, [5, 6, i], max_tokens=30)) for i in range(3)]
+        with pytest.raises(RequestFailed, match="memory ran out"):
+            await kit.tokens(engine, [7, 8, huge, 9], max_tokens=30)
+        assert [len(await neighbour) for neighbour in neighbours] == [30] * 3
+        assert engine.failure is None
+
+
+async def test_a_step_that_does_not_end_kills_the_engine(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    go_on = threading.Event()
+    async with kit.engine(loaded, step_timeout=1.0) as engine:
+        stream = engine.submit(kit.request([5, 6], max_tokens=200))
+        await anext(stream)
+        loaded.model.model.norm.register_forward_hook(lambda *_: go_on.wait() and None)
+        with pytest.raises(EngineFailed, match="did not end within 1 s"):
+            async for _ in stream:
+                pass
+        assert await kit.deaths[engine].get() is engine.failure
+        await engine.stop()
+        assert engine._thread.is_alive()
+        go_on.set()
+        engine._thread.join(60)
+        assert not engine._thread.is_alive()
+
+
+async def test_a_cancelled_request_is_in_no_step_after_the_one_that_runs(kit: Any) -> None:
+    loaded = kit.load("qwen3")
+    inside, go_on = threading.Event(), threading.Event()
+    async with kit.engine(loaded) as engine:
+        leaver = engine.submit(kit.request([5, 6], max_tokens=200))
+        stayer = engine.submit(kit.request([7, 8], max_tokens=200))
+        await anext(leaver)
+        await anext(stayer)
+        sizes: list[int] = []
+
+        def gate(_: Any, inputs: tuple[Any, ...]) -> None:
+            sizes.append(inputs[0].numel())
+            inside.set()
+            go_on.wait()
+
+        loaded.model.model.embed_tokens.register_forward_pre_hook(gate)
+        await asyncio.to_thread(inside.wait)
+        await leaver.aclose()
+        go_on.set()
+        while len(sizes) < 4:
+            await anext(stayer)
+        assert sizes[:4] == [2, 1, 1, 1]
+        await stayer.aclose()
 
 
 async def test_a_request_whose_scores_are_not_numbers_fails_alone(kit: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from modelyard_runtime.engine.blocks import BLOCK
 from modelyard_runtime.engine.capacity import fit
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
@@ -140,24 +141,35 @@ def test_the_machine_has_cores_and_memory() -> None:
         (8192, EngineSettings(), 100 * GIB, 16, 8192),
         (131072, EngineSettings(), 100 * GIB, 16, 8192),
         (512, EngineSettings(), 100 * GIB, 16, 512),
-        (8192, EngineSettings(), 2 * GIB, 4, 4096),
-        (8192, EngineSettings(), 60 * 2**20, 2, 256),
-        (8192, EngineSettings(max_model_length=2048), 2 * GIB, 9, 2048),
-        (8192, EngineSettings(max_concurrent_sequences=8), 2 * GIB, 8, 2048),
+        (8192, EngineSettings(), 2 * GIB, 16, 4096),
+        (8192, EngineSettings(), 60 * 2**20, 16, 256),
+        (8192, EngineSettings(max_model_length=2048), 2 * GIB, 16, 2048),
+        (8192, EngineSettings(max_concurrent_sequences=8), 2 * GIB, 8, 4096),
         (8192, EngineSettings(max_model_length=100_000), 100 * GIB, 16, 8192),
-        (8192, EngineSettings(max_model_length=8192, max_concurrent_sequences=4), 2 * GIB, 4, 8192),
+        (8192, EngineSettings(max_model_length=8192, max_concurrent_sequences=64), 2 * GIB, 64, 8192),
+        (8192, EngineSettings(max_model_length=8192, kv_cache_tokens=10_000), 2 * GIB, 16, 8192),
+        (8192, EngineSettings(kv_cache_tokens=10_000), 2 * GIB, 16, 2048),
+        (100, EngineSettings(max_concurrent_sequences=1), 2 * GIB, 1, 100),
     ],
 )
 def test_the_cache_fits_the_memory(context: int, settings: EngineSettings, memory: int, sequences: int, length: int) -> None:
     got = fit(context, settings, 46_080, memory)
     assert (got.sequences, got.length) == (sequences, length)
     assert got.total_bytes <= memory
+    assert got.blocks * BLOCK >= got.length
+
+
+def test_where_memory_is_not_elastic_each_sequence_has_its_own() -> None:
+    got = fit(8192, EngineSettings(max_model_length=2048), 46_080, 2 * GIB, elastic=False)
+    assert (got.sequences, got.slots, got.blocks * BLOCK) == (9, 9, 9 * 2048)
+    with pytest.raises(OutOfMemory):
+        fit(8192, EngineSettings(max_model_length=8192, max_concurrent_sequences=64), 46_080, 2 * GIB, elastic=False)
 
 
 @pytest.mark.parametrize(
-    "settings", [EngineSettings(max_concurrent_sequences=64, max_model_length=8192), EngineSettings(max_concurrent_sequences=512)]
+    "settings", [EngineSettings(max_model_length=100_000), EngineSettings(max_model_length=8192, kv_cache_tokens=8000)]
 )
 def test_a_cache_that_does_not_fit_says_what_it_needs(settings: EngineSettings) -> None:
     with pytest.raises(OutOfMemory, match=r"the KV cache needs .* GiB") as failure:
-        fit(8192, settings, 46_080, 2 * GIB)
+        fit(100_000, settings, 46_080, 2 * GIB)
     assert "maxModelLength" in failure.value.remedy

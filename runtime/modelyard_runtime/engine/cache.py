@@ -1,59 +1,79 @@
-"""Keys and values of all running sequences, and the slots they live in.
+"""Keys and values of all sequences.
 
 The border is `write` and `attend`: callers give packed rows and a `StepLayout`, and know nothing of where the rows lie. On CPU each
 layer has one tensor of contiguous slots, [slots, kv_heads, length, head_dim]: adjacent slots are one view, so that the decode rows of a
 step are one attention call. Gathering pages instead costs a copy of the whole context per step and loses from about 1,000 tokens on.
+
+A slot is as long as the longest sequence, and takes no more memory than what is written: the kernel gives pages on the first write, and
+takes them back when their blocks are released. `blocks.SlotTable` decides which.
 """
 
-import heapq
+import math
 import mmap
-from dataclasses import dataclass
+import sys
 
 import torch
 
 from modelyard_runtime.engine.layout import StepLayout
 from modelyard_runtime.engine.scores import AttentionRule, decode_attention, prefill_attention
 
-
-class SlotPool:
-    """Slots of the cache. The lowest free one goes first, which keeps the active ones adjacent without ever moving one."""
-
-    def __init__(self, slots: int):
-        self.slots = slots
-        self._free = list(range(slots))
-
-    @property
-    def free(self) -> int:
-        """Slots that nobody holds."""
-        return len(self._free)
-
-    def can_take(self) -> bool:
-        """Whether `take` would succeed."""
-        return bool(self._free)
-
-    def take(self) -> int:
-        """Returns a slot that is the caller's until `give_back`. Raises IndexError when none is free."""
-        return heapq.heappop(self._free)
-
-    def give_back(self, slot: int) -> None:
-        """Takes a slot back. Raises ValueError when it was free already."""
-        if slot in self._free:
-            raise ValueError(f"slot {slot} is free already")
-        heapq.heappush(self._free, slot)
+#: Linux's flag for addresses that are not counted as memory until they are written; Python has no name for it.
+_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
-@dataclass(frozen=True, slots=True)
+class Elastic:
+    """A tensor of zeros on CPU whose memory the kernel gives page by page as it is written, and takes back on demand.
+
+    The mapping is private: reading what was never written costs no memory. Large pages are refused: one would hold many blocks.
+    `torch.zeros` would touch all of it at once, and `torch.empty` may hand back memory with NaNs in it, which a mask does not hide.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype):
+        count = math.prod(shape)
+        self._map = mmap.mmap(-1, max(1, count * dtype.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        self.tensor = torch.frombuffer(self._map, dtype=dtype, count=count).view(shape)
+
+    def release(self, part: torch.Tensor) -> None:
+        """Gives back the whole pages of a contiguous part of the tensor; it reads as zeros then."""
+        start = part.storage_offset() * part.element_size()
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (start + part.numel() * part.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > first and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+
 class LayerStore:
     """One layer's keys and values, each [slots, kv_heads, length, head_dim]."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    def __init__(self, slots: int, length: int, key: torch.Tensor, value: torch.Tensor):
+        self._elastic: list[Elastic] = []
+        self.keys = self._zeros((slots, key.shape[1], length, key.shape[3]), key)
+        self.values = self._zeros((slots, value.shape[1], length, value.shape[3]), value)
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in this layer."""
         per_tensor = (t.shape[1] * t.shape[3] * t.element_size() for t in (self.keys, self.values))
         return sum(per_tensor)
+
+    def release(self, slot: int, first: int, end: int) -> None:
+        """Gives back the memory of a slot's positions [first, end), where there is any to give back."""
+        for elastic in self._elastic:
+            for head in elastic.tensor[slot]:
+                elastic.release(head[first:end])
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies positions [0, length) of a slot."""
+        for tensor in (self.keys, self.values):
+            tensor[target, :, :length] = tensor[source, :, :length]
+
+    def _zeros(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        if like.device.type != "cpu":
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self._elastic.append(Elastic(shape, like.dtype))
+        return self._elastic[-1].tensor
 
 
 class KVCache:
@@ -74,14 +94,26 @@ class KVCache:
         """Bytes that one token takes in all layers that have written."""
         return sum(layer.bytes_per_token for layer in self._layers.values())
 
+    def release(self, slot: int, first: int, end: int) -> None:
+        """Gives back the memory of a slot's positions [first, end), in all layers."""
+        for layer in self._layers.values():
+            layer.release(slot, first, end)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies positions [0, length) of a slot, in all layers."""
+        for layer in self._layers.values():
+            layer.copy(source, target, length)
+
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, layout: StepLayout) -> None:
         """Stores a step's keys and values, each [1, kv_heads, T, head_dim], where the layout says.
 
-        What is not a number is stored as 0: a mask hides numbers only, so it would spoil whoever has the slot next.
+        What is not a number is stored as 0: a mask hides numbers only, so it would spoil whoever has the slot next. The layout takes down
+        whose it was.
         """
         store = self._layers.get(layer)
         if store is None:
-            store = self._layers[layer] = LayerStore(self._empty(key), self._empty(value))
+            store = self._layers[layer] = LayerStore(self.slots, self.length, key, value)
+        layout.note(key, value)
         store.keys[layout.slots, :, layout.positions] = _numbers(key)
         store.values[layout.slots, :, layout.positions] = _numbers(value)
 
@@ -102,21 +134,6 @@ class KVCache:
             parts.append(prefill_attention(query[:, :, rows], keys, values, seen.mask, rule))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0)
 
-    def _empty(self, like: torch.Tensor) -> torch.Tensor:
-        shape = (self.slots, like.shape[1], self.length, like.shape[3])
-        return zeros_on_demand(shape, like.dtype) if like.device.type == "cpu" else torch.zeros(shape, dtype=like.dtype, device=like.device)
-
 
 def _numbers(rows: torch.Tensor) -> torch.Tensor:
     return rows[0].transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
-
-
-def zeros_on_demand(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Returns zeros on CPU whose memory the kernel gives page by page as it is written.
-
-    `torch.zeros` would touch all of it at once, and `torch.empty` may hand back memory with NaNs in it, which a mask does not hide.
-    """
-    count = 1
-    for size in shape:
-        count *= size
-    return torch.frombuffer(mmap.mmap(-1, max(1, count * dtype.itemsize)), dtype=dtype, count=count).view(shape)

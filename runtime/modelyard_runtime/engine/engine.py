@@ -1,52 +1,43 @@
 """The engine over a Transformers causal LM: a thread that steps, and streams that the event loop reads.
 
-The thread owns scheduler, cache and model; the loop talks to it by an inbox of calls, and hears from it once per step.
+The thread owns `core.Core`; the loop talks to it by an inbox of calls, and hears from it once per step. When a step fails, the requests in
+flight are told, and the engine begins anew with the same weights if these still compute; when that fails too, happens too often, or a
+step does not end, it is dead, and says so.
 """
 
 import asyncio
 import logging
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
 
-from modelyard_runtime.engine.base import (
-    EngineFailed,
-    EngineStats,
-    FinishReason,
-    GenerationRequest,
-    InvalidTokens,
-    RequestFailed,
-    RequestTooLarge,
-    TokenEvent,
-)
-from modelyard_runtime.engine.cache import KVCache, SlotPool
+from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationRequest, InvalidTokens, RequestTooLarge, UnknownAdapter
+from modelyard_runtime.engine.blocks import BLOCK, blocks_for
 from modelyard_runtime.engine.capacity import choose_capacity
+from modelyard_runtime.engine.core import Core, Outcome, Outcomes
 from modelyard_runtime.engine.probe import adopt
-from modelyard_runtime.engine.runner import Runner
-from modelyard_runtime.engine.sampler import Sampled, sample
-from modelyard_runtime.engine.scheduler import Scheduler, Work, ends_text, is_full
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.stream import SequenceStream
 from modelyard_runtime.engine.warmup import warmup_requests
+from modelyard_runtime.engine.watchdog import Watchdog
 from modelyard_runtime.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Outcome = TokenEvent | EngineFailed
 
-
-@dataclass(slots=True)
-class _Counters:
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    steps: int = 0
+#: Restarts in so many seconds that are put up with; one more is the end.
+_RESTARTS = 3
+_RESTARTS_SECONDS = 600.0
+#: How long the thread may take to end after its step, beyond the time that a step may take.
+_JOIN_SECONDS = 5.0
 
 
 class TransformersEngine:
@@ -57,21 +48,20 @@ class TransformersEngine:
 
     def __init__(self, model: LoadedModel, settings: EngineSettings):
         bytes_per_token = adopt(model)
-        capacity = choose_capacity(model, settings, bytes_per_token)
-        logger.info("KV cache: %s", capacity)
-        cache = KVCache(capacity.sequences, capacity.length)
-        self.capacity = capacity
-        self._eos = model.eos_token_ids
+        self.capacity = choose_capacity(model, settings, bytes_per_token)
+        logger.info("KV cache: %s", self.capacity)
+        self._core = Core(model, settings, self.capacity)
         self._vocabulary = model.vocabulary_size
-        self._slots = SlotPool(capacity.sequences)
-        self._scheduler = Scheduler(self._slots, settings.prefill_tokens, settings.prefill_tokens_beside_decodes)
-        self._runner = Runner(model.model, cache, model.device)
+        self._watchdog = Watchdog(settings.step_timeout, self._stuck)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._streams: dict[Sequence, SequenceStream] = {}
+        self._known: set[Sequence] = set()
+        self._restarts: deque[float] = deque(maxlen=_RESTARTS)
         self._idle = asyncio.Event()
         self._idle.set()
-        self._counters = _Counters()
+        self._warm = asyncio.Event()
         self._failure: EngineFailed | None = None
+        self._on_death: Callable[[EngineFailed], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="modelyard-engine", daemon=True)
 
@@ -85,25 +75,19 @@ class TransformersEngine:
         """Why the engine is dead; None while it lives."""
         return self._failure
 
-    def step(self) -> list[tuple[Sequence, Outcome]]:
-        """Computes one step: the next token of every sequence whose prompt is read, and more of the prompts that are not."""
-        work = self._scheduler.schedule()
-        logits = self._runner.forward(work)
-        self._scheduler.computed(work)
-        sampling = [item.sequence for item in work if item.samples]
-        sampled = sample(logits, [sequence.row for sequence in sampling])
-        self._count(work)
-        return [(sequence, self._advance(sequence, token)) for sequence, token in zip(sampling, sampled, strict=True)]
-
-    def start(self) -> None:
-        """Starts the engine's thread; call it on the event loop that will read the streams."""
+    def start(self, on_death: Callable[[EngineFailed], None] | None = None) -> None:
+        """Starts the engine's thread; call it on the event loop that will read the streams, and that ``on_death`` is called on."""
         self._loop = asyncio.get_running_loop()
+        self._on_death = on_death
+        self._watchdog.start(self._loop)
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> SequenceStream:
-        """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge or InvalidTokens."""
+        """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge, InvalidTokens or UnknownAdapter."""
         self._check_size(request)
         self._check_tokens(request)
+        if request.lora is not None:
+            raise UnknownAdapter(f"this engine has no adapter {request.lora!r}")
         sequence = Sequence.of(request)
         stream = SequenceStream(partial(self._cancel, sequence))
         if self._failure is not None:
@@ -111,7 +95,7 @@ class TransformersEngine:
             return stream
         self._streams[sequence] = stream
         self._idle.clear()
-        self._inbox.put(partial(self._scheduler.add, sequence))
+        self._inbox.put(partial(self._add, sequence))
         return stream
 
     async def warm_up(self) -> None:
@@ -120,30 +104,40 @@ class TransformersEngine:
         for stream in [self.submit(request) for request in requests]:
             async for _ in stream:
                 pass
-        self._counters = _Counters()
+        self._inbox.put(self._forget_warm_up)
+        await self._warm.wait()
 
     async def drain(self) -> None:
         """Returns when no request is left."""
         await self._idle.wait()
 
     async def stop(self) -> None:
-        """Ends the thread after its step; requests in flight get EngineFailed."""
+        """Ends the thread after its step; requests in flight get EngineFailed. A thread that hangs is left behind."""
         self._inbox.put(None)
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
-        self._die(EngineFailed("the engine was stopped"))
+        if self._thread.is_alive() and not self._watchdog.barked:
+            await asyncio.to_thread(self._thread.join, self._watchdog.timeout + _JOIN_SECONDS)
+        self._watchdog.stop()
+        self._end(EngineFailed("the engine was stopped"))
 
     def stats(self) -> EngineStats:
         """Returns a snapshot."""
-        running = len(self._scheduler.running)
-        waiting = max(0, len(self._streams) - running)
+        counts = self._core.counts
+        running = len(self._core.scheduler.running)
         return EngineStats(
             running=running,
-            waiting=waiting,
-            kv_cache_usage=self._scheduler.cached_tokens / (self.capacity.sequences * self.capacity.length),
-            prompt_tokens_total=self._counters.prompt_tokens,
-            generation_tokens_total=self._counters.generation_tokens,
-            steps_total=self._counters.steps,
+            waiting=max(0, len(self._streams) - running),
+            kv_cache_usage=self._core.usage,
+            prompt_tokens_total=counts.prompt_tokens,
+            generation_tokens_total=counts.generation_tokens,
+            preemptions_total=counts.preemptions,
+            prefix_cache_hits_total=counts.prefix_hits,
+            prefix_cache_queries_total=counts.prefix_queries,
+            draft_tokens_total=counts.drafted,
+            accepted_tokens_total=counts.accepted,
+            restarts_total=counts.restarts,
+            steps_total=counts.steps,
+            block_size=BLOCK,
+            blocks=self.capacity.blocks,
         )
 
     def _check_size(self, request: GenerationRequest) -> None:
@@ -155,6 +149,7 @@ class TransformersEngine:
                 f"a prompt of {prompt} tokens and {new} new tokens exceed this model's limit of {self.max_model_length} tokens: "
                 "shorten the prompt, lower max_tokens, or raise engine.maxModelLength"
             )
+        assert blocks_for(prompt + new) <= self.capacity.blocks
 
     def _check_tokens(self, request: GenerationRequest) -> None:
         for what, ids in (("prompt", request.prompt_token_ids), ("logit_bias", request.sampling.logit_bias or (0,))):
@@ -166,52 +161,62 @@ class TransformersEngine:
     # On the engine's thread.
 
     def _run(self) -> None:
-        try:
-            with torch.inference_mode():
-                while self._take_calls():
-                    self._publish(self.step())
-        except Exception as error:
-            logger.exception("the engine failed")
-            self._tell_loop(self._die, EngineFailed(f"the engine failed: {type(error).__name__}: {error}"))
+        with torch.inference_mode():
+            while self._take_calls():
+                try:
+                    with self._watchdog.watching():
+                        self._publish(self._core.step())
+                except Exception as error:
+                    logger.exception("a step of the engine failed")
+                    if not self._begin_anew(error):
+                        return
 
     def _take_calls(self) -> bool:
         """Carries out what the loop asked for, waiting while there is nothing to step; returns False when asked to end."""
-        while not (self._scheduler.busy and self._inbox.empty()):
+        while not (self._core.busy and self._inbox.empty()):
             call = self._inbox.get()
             if call is None:
                 return False
             call()
-        return True
+        return self._failure is None
 
-    def _advance(self, sequence: Sequence, sampled: Sampled) -> Outcome:
-        if sampled.token_id is None:
-            self._scheduler.remove(sequence)
-            return RequestFailed(sampled.failure)
-        sequence.tokens.append(sampled.token_id)
-        silent, reason = self._ending(sequence)
-        if reason is not None:
-            self._scheduler.remove(sequence)
-        return TokenEvent(sampled.token_id, reason, sampled.logprob, sampled.top_logprobs, silent)
+    def _add(self, sequence: Sequence) -> None:
+        self._known.add(sequence)
+        self._core.scheduler.add(sequence)
 
-    def _ending(self, sequence: Sequence) -> tuple[bool, FinishReason | None]:
-        """Returns whether the newest token is no text, and why the sequence ends with it; None when it goes on."""
-        if ends_text(sequence, self._eos):
-            return True, FinishReason.STOP
-        constraint = sequence.row.constraint
-        if constraint is not None and constraint.accept(sequence.tokens[-1]):
-            return False, FinishReason.STOP
-        return False, FinishReason.LENGTH if is_full(sequence, self.capacity.length) else None
+    def _drop(self, sequence: Sequence) -> None:
+        self._known.discard(sequence)
+        self._core.scheduler.remove(sequence)
 
-    def _count(self, work: list[Work]) -> None:
-        self._counters.steps += 1
-        for item in work:
-            prompt = min(item.span.end, item.sequence.prompt_length) - min(item.span.start, item.sequence.prompt_length)
-            self._counters.prompt_tokens += prompt
-            self._counters.generation_tokens += item.samples
+    def _forget_warm_up(self) -> None:
+        self._core.forget()
+        self._tell_loop(lambda event: event.set(), self._warm)
 
-    def _publish(self, outcomes: list[tuple[Sequence, Outcome]]) -> None:
+    def _publish(self, outcomes: Outcomes) -> None:
+        self._known.difference_update(sequence for sequence, outcome in outcomes if _last(outcome))
         if outcomes:
             self._tell_loop(self._deliver, outcomes)
+
+    def _begin_anew(self, cause: Exception) -> bool:
+        """Fails what is in flight and starts over, if the model still computes; returns whether it does."""
+        failure = EngineFailed(f"the engine failed: {type(cause).__name__}: {cause}")
+        self._publish([(sequence, failure) for sequence in self._known])
+        now = time.monotonic()
+        if len(self._restarts) == _RESTARTS and now - self._restarts[0] < _RESTARTS_SECONDS:
+            self._tell_loop(self._die, failure)
+            return False
+        self._restarts.append(now)
+        try:
+            self._core.reset()
+            with self._watchdog.watching():
+                self._core.self_test()
+        except Exception:
+            logger.exception("the engine does not work after a restart either")
+            self._tell_loop(self._die, failure)
+            return False
+        self._core.counts.restarts += 1
+        logger.warning("the engine was restarted with an empty cache")
+        return True
 
     def _tell_loop(self, call: Callable[[T], None], argument: T) -> None:
         assert self._loop is not None
@@ -220,27 +225,42 @@ class TransformersEngine:
 
     # On the event loop.
 
-    def _deliver(self, outcomes: list[tuple[Sequence, Outcome]]) -> None:
+    def _deliver(self, outcomes: Outcomes) -> None:
         for sequence, outcome in outcomes:
             stream = self._streams.get(sequence)
-            if stream is None:
-                continue
-            stream.put(outcome)
-            if isinstance(outcome, EngineFailed) or outcome.finish_reason is not None:
-                self._forget(sequence)
+            if stream is not None:
+                stream.put(outcome)
+                if _last(outcome):
+                    self._forget(sequence)
 
     def _cancel(self, sequence: Sequence) -> None:
         if sequence in self._streams:
             self._forget(sequence)
-            self._inbox.put(partial(self._scheduler.remove, sequence))
+            self._inbox.put(partial(self._drop, sequence))
 
     def _forget(self, sequence: Sequence) -> None:
         del self._streams[sequence]
         if not self._streams:
             self._idle.set()
 
+    def _stuck(self) -> None:
+        self._die(EngineFailed(f"a step of the engine did not end within {self._watchdog.timeout:g} s"))
+
     def _die(self, failure: EngineFailed) -> None:
+        """The engine cannot go on: says so to everybody."""
+        if self._failure is None:
+            logger.error("the engine is dead: %s", failure)
+            self._end(failure)
+            if self._on_death is not None:
+                self._on_death(failure)
+
+    def _end(self, failure: EngineFailed) -> None:
         self._failure = self._failure or failure
+        self._warm.set()
         for sequence, stream in list(self._streams.items()):
             stream.put(self._failure)
             self._forget(sequence)
+
+
+def _last(outcome: Outcome) -> bool:
+    return isinstance(outcome, EngineFailed) or outcome.finish_reason is not None

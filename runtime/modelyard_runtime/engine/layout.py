@@ -91,12 +91,16 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """All of a step: slot and position of each packed token ([T], long), and the groups that attend."""
+    """All of a step: slot and position of each packed token ([T], long), and the groups that attend.
+
+    ``doubt`` [T] stays 0 for tokens whose keys and values are numbers in all layers: see `note`.
+    """
 
     slots: torch.Tensor
     positions: torch.Tensor
     decodes: list[DecodeGroup]
     prefills: list[PrefillChunk]
+    doubt: torch.Tensor
 
     @classmethod
     def of(cls, spans: Items[Span], device: torch.device) -> "StepLayout":
@@ -109,7 +113,17 @@ class StepLayout:
             if span.length > 1:
                 prefills.append(PrefillChunk(row, span.slot, span.start, span.length))
                 row += span.length
-        return cls(torch.tensor(slots, device=device), torch.tensor(positions, device=device), decodes, prefills)
+        doubt = torch.zeros(len(slots), device=device)
+        return cls(torch.tensor(slots, device=device), torch.tensor(positions, device=device), decodes, prefills, doubt)
+
+    def note(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Takes down which tokens have keys or values, each [1, kv_heads, T, head_dim], that are not numbers; a sum tells."""
+        for rows in (key, value):
+            self.doubt.add_(rows.sum((0, 1, 3), dtype=torch.float32), alpha=0)
+
+    def spoiled(self) -> list[bool]:
+        """Returns, for each token, whether `note` saw something that is not a number."""
+        return self.doubt.isnan().tolist()
 
 
 def packing_order(span: Span) -> tuple[bool, int]:

@@ -1,6 +1,7 @@
 """One forward pass over packed tokens."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -11,6 +12,20 @@ from modelyard_runtime.engine.layout import StepLayout
 from modelyard_runtime.engine.scheduler import Work
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a forward pass says: ``logits`` [rows, vocabulary], of the rows that matter.
+
+    For each work, in order: ``prompt`` are the rows after which a token of its prompt is to be scored, ``next`` those that tell its next
+    tokens (one, and one more for each draft; none while its prompt is read), and ``spoiled`` whether keys or values were not numbers.
+    """
+
+    logits: torch.Tensor
+    prompt: list[range]
+    next: list[range]
+    spoiled: list[bool]
+
+
 @dataclass(slots=True)
 class Runner:
     """A model whose attention is ours, and the cache that it works on."""
@@ -19,15 +34,20 @@ class Runner:
     cache: KVCache
     device: torch.device
 
-    def forward(self, work: list[Work]) -> torch.Tensor:
-        """Computes a step's work, which is in packing order; returns the scores after each sequence that samples, [rows, vocabulary]."""
-        tokens = [token for item in work for token in item.sequence.tokens[item.span.start : item.span.end]]
-        ends, row = [], -1
+    def forward(self, work: list[Work]) -> Scores:
+        """Computes a step's work, which is in packing order."""
+        layout = StepLayout.of([item.span for item in work], self.device)
+        rows: list[int] = []
+        starts, prompt, following = [0], [], []
         for item in work:
-            row += item.span.length
-            if item.samples:
-                ends.append(row)
-        return self._packed(tokens, StepLayout.of([item.span for item in work], self.device), ends)
+            scored, sampled = scored_positions(item), sampled_positions(item)
+            prompt.append(range(len(rows), len(rows) + len(scored)))
+            following.append(range(len(rows) + len(scored), len(rows) + len(scored) + len(sampled)))
+            rows += [starts[-1] + position - item.span.start for position in (*scored, *sampled)]
+            starts.append(starts[-1] + item.span.length)
+        logits = self._packed([token for item in work for token in item.tokens], layout, rows)
+        bad = layout.spoiled()
+        return Scores(logits, prompt, following, [any(bad[start:end]) for start, end in pairwise(starts)])
 
     def _packed(self, tokens: list[int], layout: StepLayout, rows: list[int]) -> torch.Tensor:
         with attending(AttentionStep(self.cache, layout)):
@@ -39,3 +59,15 @@ class Runner:
             )
         logits: torch.Tensor = output.logits
         return logits[0]
+
+
+def scored_positions(item: Work) -> range:
+    """Returns the positions whose scores rate the prompt token behind them."""
+    if not item.sequence.scores_prompt:
+        return range(0)
+    return range(item.span.start, min(item.known, item.sequence.prompt_length - 1))
+
+
+def sampled_positions(item: Work) -> range:
+    """Returns the positions whose scores tell the next tokens."""
+    return range(item.known - 1, item.span.end) if item.samples else range(0)

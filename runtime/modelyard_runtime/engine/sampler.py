@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from modelyard_runtime.engine.base import SamplingParams
+from modelyard_runtime.engine.base import SamplingParams, TokenLogprob
 from modelyard_runtime.engine.constraint import Constraint
 
 #: Below this a temperature is greedy: dividing by it would overflow.
@@ -187,6 +187,15 @@ def _with_logprobs(logits: torch.Tensor, rows: Items[RowState], chosen: list[int
         top = tuple(zip(best.indices[position, :count].tolist(), best.values[position, :count].tolist(), strict=True))
         sampled[i] = Sampled(chosen[i], float(logprobs[position, chosen[i]]), top)
     return sampled
+
+
+def token_logprobs(logits: torch.Tensor, tokens: Items[int], top: int) -> list[TokenLogprob]:
+    """Returns the log probability of each row's token, and the row's ``top`` best; ``logits`` is [rows, vocabulary]."""
+    logprobs = logits.float().log_softmax(-1)
+    own = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    best = logprobs.topk(min(top, logits.shape[-1]), dim=-1)
+    tops = [tuple(zip(ids, values, strict=True)) for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return [TokenLogprob(*row) for row in zip(tokens, own, tops, strict=True)]
 
 
 def _failure(row: RowState) -> str:

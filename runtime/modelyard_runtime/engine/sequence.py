@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from modelyard_runtime.engine.base import GenerationRequest, SamplingParams
+from modelyard_runtime.engine.base import GenerationRequest, SamplingParams, TokenLogprob
+from modelyard_runtime.engine.blocks import extend_digests
 from modelyard_runtime.engine.sampler import RowState
+from modelyard_runtime.engine.speculation import Speculator
 
 
 @dataclass(slots=True, eq=False)
@@ -11,16 +13,23 @@ class Sequence:
     """A prompt, what was generated after it, and how much of both is in the KV cache.
 
     ``tokens`` is prompt plus answer; ``computed`` of them have keys and values in ``slot``. The last token of ``tokens`` is never
-    computed ahead: the step that computes it samples the next one.
+    computed ahead: the step that computes it samples the next one. ``cached`` tokens of the prompt were found in the cache
+    when it began. A sequence
+    that is not ``clean`` had keys or values that are no numbers: nobody may share them.
     """
 
     request: GenerationRequest
     tokens: list[int]
     row: RowState
+    arrival: int = 0
     slot: int | None = None
     computed: int = 0
+    cached: int | None = None
     steps_waited: int = 0
-    finished: bool = field(default=False)
+    clean: bool = True
+    digests: list[bytes] = field(default_factory=list)
+    prompt_scores: list[TokenLogprob] = field(default_factory=list)
+    speculator: Speculator = field(default_factory=Speculator)
 
     @classmethod
     def of(cls, request: GenerationRequest) -> "Sequence":
@@ -46,3 +55,13 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 while decoding, more while the prompt is prefilled."""
         return len(self.tokens) - self.computed
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's log probabilities are yet to be told: then all of it is computed."""
+        return self.sampling.prompt_logprobs is not None and not self.generated
+
+    def known_digests(self) -> list[bytes]:
+        """Returns the digests of the full blocks of its tokens."""
+        extend_digests(self.digests, self.tokens, (self.request.lora or "").encode())
+        return self.digests

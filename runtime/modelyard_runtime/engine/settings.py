@@ -7,11 +7,17 @@ from dataclasses import dataclass
 class EngineSettings:
     """Bounds of the engine; what is None is chosen by the model and the memory available.
 
-    ``max_model_length`` is prompt plus answer in tokens; ``prefill_tokens`` are prompt tokens read in one step, and
-    ``prefill_tokens_beside_decodes`` those while other sequences stream: each adds to the time between their tokens.
+    ``max_model_length`` is prompt plus answer in tokens; ``kv_cache_tokens`` are those that the KV cache holds of all sequences together.
+    ``prefill_tokens`` are prompt tokens read in one step, and ``prefill_tokens_beside_decodes`` those while other sequences stream: each
+    adds to the time between their tokens. ``speculative_tokens`` are guessed per sequence and step at most, 0 for none.
+    ``step_timeout`` is in seconds: a step that takes longer is taken for a hang.
     """
 
     max_model_length: int | None = None
     max_concurrent_sequences: int | None = None
+    kv_cache_tokens: int | None = None
     prefill_tokens: int = 256
     prefill_tokens_beside_decodes: int = 128
+    prefix_caching: bool = True
+    speculative_tokens: int = 0
+    step_timeout: float = 120.0
