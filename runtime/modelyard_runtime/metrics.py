@@ -177,6 +177,19 @@ class Metrics:
         """Notes how long an item of a request waited for its batch to be computed."""
         self._wait("batch", "a batch to be computed in").labels(self._model, capability).observe(seconds)
 
+    def computed(self, capability: str, items: int, tokens: int) -> None:
+        """Notes a batch of texts, and of their tokens without padding. ``capability`` is that of the request that began it."""
+        labels = ("model_name", "capability")
+        for name, text, value in (("items", "Texts", items), ("tokens", "Tokens", tokens)):
+            histogram = self._exposition.histogram(f"batch_{name}", f"{text} of a batch that was computed at once.", _TOKENS, labels)
+            histogram.labels(self._model, capability).observe(value)
+
+    def cached(self, hits: int, misses: int) -> None:
+        """Counts texts that were found among the embeddings kept, and those that were not."""
+        for name, text, value in (("hits", "found in", hits), ("misses", "not in", misses)):
+            counter = self._exposition.counter(f"embedding_cache_{name}", f"Texts {text} the cache of embeddings.")
+            counter.labels(self._model).inc(value)
+
     def _wait(self, kind: str, what: str) -> Histogram:
         labels = ("model_name", "capability")
         return self._exposition.histogram(f"capability_{kind}_wait_seconds", f"Time of waiting for {what} in seconds.", _WAIT, labels)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import threading
 from pathlib import Path
 
 import httpx
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
-from modelyard_runtime.models.embedding import EmbeddingModel, read_layout
+from modelyard_runtime.models.embedding import EmbeddingModel
+from modelyard_runtime.models.sentence import read_layout
 from modelyard_runtime.serving import loading
-from modelyard_runtime.serving.batching import Batcher, Item, Waiting, bucket
 from modelyard_runtime.sources.resolve import resolve
 from transformers import AutoModel, AutoTokenizer
 
@@ -46,10 +45,10 @@ def reference(folder: Path, text: str, pooling: str = "mean") -> np.ndarray:
 
 def test_vectors_equal_the_reference_alone_and_batched(tiny):
     model = load(tiny)
-    batched = model.embed(model.tokenize(TEXTS))
+    batched = model.embed(model.tokenizer.encode(TEXTS))
     for text, vector in zip(TEXTS, batched, strict=True):
         assert np.abs(vector - reference(tiny, text)).max() < 1e-5
-        assert np.abs(vector - model.embed(model.tokenize([text]))[0]).max() < 1e-5
+        assert np.abs(vector - model.embed(model.tokenizer.encode([text]))[0]).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_the_folder_says_how_to_pool(tiny, tmp_path, config, pooling):
     shutil.copytree(tiny, folder)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
     model = load(folder)
-    for text, vector in zip(TEXTS, model.embed(model.tokenize(TEXTS)), strict=True):
+    for text, vector in zip(TEXTS, model.embed(model.tokenizer.encode(TEXTS)), strict=True):
         assert np.abs(vector - reference(tiny, text, pooling)).max() < 1e-5
 
 
@@ -76,14 +75,14 @@ def test_a_folder_without_modules_is_pooled_by_mean(tiny, tmp_path):
     shutil.copytree(tiny, folder)
     (folder / "modules.json").unlink()
     model = load(folder)
-    assert np.abs(model.embed(model.tokenize(["Hello"]))[0] - reference(tiny, "Hello")).max() < 1e-5
+    assert np.abs(model.embed(model.tokenizer.encode(["Hello"]))[0] - reference(tiny, "Hello")).max() < 1e-5
 
 
 def test_what_is_not_known_is_refused(tiny, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny, folder)
-    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_weightedmean_tokens": true}')
-    with pytest.raises(UnsupportedModel, match="weightedmean"):
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_median_tokens": true}')
+    with pytest.raises(UnsupportedModel, match="median"):
         read_layout(folder)
     (folder / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.CNN"}]')
     with pytest.raises(UnsupportedModel, match="CNN"):
@@ -114,79 +113,13 @@ def test_minilm_knows_what_sentences_mean(minilm):
         "The stock market fell sharply today.",
         "Shares dropped at the exchange.",
     ]
-    vectors = model.embed(model.tokenize(texts))
+    vectors = model.embed(model.tokenizer.encode(texts))
     likeness = vectors @ vectors.T
     assert likeness[0, 1] > 0.7
     assert likeness[2, 3] > 0.5
     assert likeness[0, 2] < 0.2
     for text, vector in zip(texts, vectors, strict=True):
         assert np.abs(vector - reference(minilm, text)).max() < 1e-5
-
-
-# Batching.
-
-
-async def waiting(*lengths: int) -> Waiting:
-    texts = Waiting()
-    for length in lengths:
-        texts.add([0] * length, asyncio.get_running_loop().create_future())
-    return texts
-
-
-def lengths(batch: list[Item]) -> list[int]:
-    return [len(item.ids) for item in batch]
-
-
-async def test_a_batch_has_the_oldest_text_and_its_like_within_the_budget():
-    texts = await waiting(100, 5, 90, 10, 120, 70)
-    assert lengths(texts.take(300)) == [100, 90]
-    assert lengths(texts.take(300)) == [5, 10], "the oldest that is left goes first"
-    assert lengths(texts.take(50)) == [120], "one text goes whatever its length"
-    assert lengths(texts.take(300)) == [70]
-    assert texts.take(300) == []
-
-
-def test_at_most_half_of_a_batch_is_padding():
-    assert {bucket(length) for length in range(1, 17)} == {4}
-    assert [bucket(length) for length in (17, 32, 33, 64, 65)] == [5, 5, 6, 6, 7]
-
-
-async def test_texts_collect_while_a_batch_is_computed():
-    begun, go = threading.Event(), threading.Event()
-    batches: list[int] = []
-
-    def compute(batch):
-        batches.append(len(batch))
-        begun.set()
-        go.wait(10)
-        return np.array([[len(ids)] for ids in batch], dtype=np.float32)
-
-    batcher = Batcher(compute, budget=1000)
-    first = asyncio.create_task(batcher.submit([[1]]))
-    await asyncio.to_thread(begun.wait, 10)
-    others = [asyncio.create_task(batcher.submit([[1] * length])) for length in (3, 5, 7)]
-    left = asyncio.create_task(batcher.submit([[1] * 9]))
-    await asyncio.sleep(0)
-    assert batcher.waiting == 4
-    left.cancel()
-    go.set()
-    assert [float(vector[0]) for task in (first, *others) for vector in await task] == [1, 3, 5, 7]
-    assert batches == [1, 3], "the text of the client that left was dropped, the others shared a batch"
-    await batcher.stop()
-
-
-async def test_a_failed_batch_fails_its_texts_alone():
-    def compute(batch):
-        if any(ids == [13] for ids in batch):
-            raise ValueError("unlucky")
-        return np.zeros((len(batch), 1), dtype=np.float32)
-
-    batcher = Batcher(compute, budget=1000)
-    unlucky, lucky = await asyncio.gather(batcher.submit([[13]]), batcher.submit([[7]]), return_exceptions=True)
-    assert batcher.batches == 3, "together, and then each alone"
-    assert isinstance(unlucky, ValueError)
-    assert len(lucky) == 1
-    await batcher.stop()
 
 
 async def test_many_clients_at_once_get_their_own_vectors(embed):

@@ -16,9 +16,16 @@ from modelyard_runtime.serving.runtime import Runtime
 if TYPE_CHECKING:
     from modelyard_runtime.serving.embeddings import EmbeddingService
     from modelyard_runtime.serving.generation import GenerationService
+    from modelyard_runtime.serving.ranking import RankingService
 
 #: The endpoint that each capability is best known by.
-PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+    "classify": "/v1/classify",
+}
 
 
 def runtime_of(request: Request) -> Runtime:
@@ -35,6 +42,16 @@ async def generation(request: Request, model: str, capability: str) -> Generatio
 async def embedding(request: Request, model: str) -> EmbeddingService:
     """Returns the embedding service. Raises ModelNotFound, InvalidRequest or Unavailable."""
     return cast("EmbeddingService", await service(request, model, "embeddings"))
+
+
+async def reranking(request: Request, model: str) -> EmbeddingService | RankingService:
+    """Returns the service that scores pairs of texts. Raises ModelNotFound, InvalidRequest or Unavailable."""
+    return cast("EmbeddingService | RankingService", await service(request, model, "rerank"))
+
+
+async def classification(request: Request, model: str) -> RankingService:
+    """Returns the service that classifies texts. Raises ModelNotFound, InvalidRequest or Unavailable."""
+    return cast("RankingService", await service(request, model, "classify"))
 
 
 async def service(request: Request, model: str, capability: str) -> Service:

@@ -12,7 +12,7 @@ _MAX_INPUTS = 2048
 _FORMS = "expected a string, an array of strings, or token ids"
 
 
-def _normalize(value: Any) -> list[str | list[int]]:
+def normalize(value: Any) -> list[str | list[int]]:
     """Returns a list of texts and token-id lists; raises on anything else, empty or too long."""
     inputs = _as_inputs(value)
     if len(inputs) > _MAX_INPUTS:
@@ -45,7 +45,7 @@ def _is_token(value: Any) -> bool:
 
 Inputs = Annotated[
     list[Any],
-    BeforeValidator(_normalize),
+    BeforeValidator(normalize),
     WithJsonSchema(
         {
             "anyOf": [

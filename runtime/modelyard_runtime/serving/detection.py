@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
-from modelyard_runtime.serving.families import FAMILIES, family_of
+from modelyard_runtime.serving.families import FAMILIES, Family, family_of
 
 
 def capabilities_of(folder: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -22,16 +23,30 @@ def capabilities_of(folder: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return wanted
 
 
+def family_for(folder: Path, capabilities: tuple[str, ...]) -> Family:
+    """Returns the family that serves the folder with these capabilities, which `capabilities_of` returned.
+
+    Encoders of several families can rerank: then the files say which one it is.
+    """
+    fitting = [family for family in FAMILIES if family.capabilities >= set(capabilities)]
+    if len(fitting) > 1:
+        detected = set(detect(folder))
+        fitting.sort(key=lambda family: not family.capabilities >= detected)
+    return fitting[0]
+
+
 def detect(folder: Path) -> tuple[str, ...]:
     """Returns what a model can do, by its files. Raises UnsupportedModel."""
     config = json.loads((folder / "config.json").read_text())
     architectures = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        return ("rerank",) if _labels(config) == 1 else ("classify",)
     if (folder / "modules.json").is_file():
-        return ("embeddings",)
+        return ("embeddings", "rerank")
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return ("chat", "completions") if has_template(folder) else ("completions",)
     if any(name.endswith(("Model", "ForMaskedLM")) for name in architectures):
-        return ("embeddings",)
+        return ("embeddings", "rerank")
     named = ", ".join(architectures) or f"model_type {config.get('model_type', 'missing')}"
     raise UnsupportedModel(
         f"{named} is neither a decoder nor an encoder that this runtime knows",
@@ -45,3 +60,8 @@ def has_template(folder: Path) -> bool:
         return True
     path = folder / "tokenizer_config.json"
     return path.is_file() and bool(json.loads(path.read_text()).get("chat_template"))
+
+
+def _labels(config: dict[str, Any]) -> int:
+    """Returns how many labels a classifier has; two where its config says nothing, as in Transformers."""
+    return len(config.get("id2label") or ()) or int(config.get("num_labels") or 2)

@@ -1,29 +1,30 @@
-"""Embeddings as the endpoint uses them: bounds on texts, the limiter, batching, metrics."""
+"""Embeddings as the endpoints use them: bounds on texts, prompts, the cache, batching; and ranking by the vectors' likeness."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from modelyard.api.errors import InternalError, InvalidRequest
+from modelyard.api.errors import InvalidRequest
 from numpy.typing import NDArray
 
 from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.metrics import Load, Metrics, Stopwatch
-from modelyard_runtime.models.embedding import EmbeddingModel
+from modelyard_runtime.metrics import Load, Stopwatch
+from modelyard_runtime.models.embedding import EmbeddingModel, cosines
 from modelyard_runtime.models.loading import choose_device, choose_dtype
+from modelyard_runtime.models.tokenizing import Encoded, skipping
 from modelyard_runtime.progress import Report
-from modelyard_runtime.serving.batching import Batcher
+from modelyard_runtime.serving.batching import Batcher, Budget
+from modelyard_runtime.serving.caching import Vector, VectorCache, key_of
 from modelyard_runtime.serving.families import Context
-from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN, Limiter
+from modelyard_runtime.serving.prompting import NO_PROMPTING, Prompting, Truncation
+from modelyard_runtime.serving.texts import Reader
 from modelyard_runtime.settings import ServeSettings
 
-# Below this many characters texts are tokenised on the event loop: it takes less than a thread's round trip.
-_SHORT = 4096
 _CONCURRENCY = 64
+Inputs = Sequence[str | list[int]]
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> EmbeddingModel:
@@ -31,33 +32,40 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     del capabilities, report
     device = choose_device(settings.device)
     model = EmbeddingModel(folder, dtype=choose_dtype(settings.dtype, device), device=device)
-    if settings.max_model_length is not None and settings.max_model_length > model.max_length:
-        raise ArgumentsInvalid(f"--max-model-length: this model takes {model.max_length} tokens at most, not {settings.max_model_length}")
+    check_length(settings, model.max_length)
     return model
+
+
+def check_length(settings: ServeSettings, longest: int) -> None:
+    """Raises ArgumentsInvalid when texts shall be longer than the model takes."""
+    if settings.max_model_length is not None and settings.max_model_length > longest:
+        raise ArgumentsInvalid(f"--max-model-length: this model takes {longest} tokens at most, not {settings.max_model_length}")
+
+
+def longest_text(settings: ServeSettings, longest: int) -> int:
+    """Returns the bound on texts in tokens, by the model and the settings."""
+    return min(bound for bound in (longest, settings.max_model_length, settings.max_prompt_tokens) if bound is not None)
 
 
 def serve(model: EmbeddingModel, context: Context) -> EmbeddingService:
     """Makes the model's service."""
-    settings = context.settings
-    bounds = (model.max_length, settings.max_model_length, settings.max_prompt_tokens)
-    return EmbeddingService(
-        model,
-        context.limiter(_CONCURRENCY),
-        Batcher(model.embed, budget=settings.max_batch_tokens),
-        max_length=min(bound for bound in bounds if bound is not None),
-        metrics=context.metrics,
-    )
+    return EmbeddingService(model, context)
 
 
 class EmbeddingService:
-    """An embedding model behind its limiter and batcher. Used from one event loop."""
+    """An embedding model behind its limiters, its cache and its batcher. Used from one event loop."""
 
-    def __init__(self, model: EmbeddingModel, limiter: Limiter, batcher: Batcher, *, max_length: int, metrics: Metrics):
+    def __init__(self, model: EmbeddingModel, context: Context):
+        settings = context.settings
         self.model = model
-        self.limiter = limiter
-        self.max_length = max_length
-        self.batcher = batcher
-        self._metrics = metrics
+        self.limiter = context.limiters(_CONCURRENCY)
+        self.max_length = longest_text(settings, model.max_length)
+        self.cache = VectorCache(settings.embedding_cache_bytes)
+        self._budget = Budget(settings.max_batch_tokens)
+        self.batcher: Batcher[Encoded] = Batcher(model.embed, budget=self._budget, padded=not model.encoder.packs, watch=context.metrics)
+        self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
+        self._metrics = context.metrics
+        self.reports_usage = settings.report_usage
 
     def load(self) -> Load:
         """Returns what is going on."""
@@ -65,65 +73,106 @@ class EmbeddingService:
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
-        return {"max_model_len": self.max_length}
+        prompts = {"prompts": sorted(self.model.layout.prompts)} if self.model.layout.prompts else {}
+        return {"max_model_len": self.max_length, "embedding_size": self.model.dimensions, **prompts}
 
     async def stop(self) -> None:
         """Ends the batcher's thread."""
         await self.batcher.stop()
 
-    async def embed(self, inputs: Sequence[str | list[int]]) -> tuple[list[NDArray[np.float32]], int]:
+    async def embed(
+        self, inputs: Inputs, prompting: Prompting = NO_PROMPTING, truncation: Truncation | None = None
+    ) -> tuple[list[NDArray[np.float32]], int]:
         """Returns a vector for each input and the number of tokens. Raises InvalidRequest on inputs that do not fit."""
-        self.limiter.check()
-        ids = await self._encode(inputs)
-        tokens = sum(map(len, ids))
-        watch = Stopwatch(self._metrics, tokens)
+        limiter = self.limiter["embeddings"]
+        limiter.check()
+        read = await self._read(inputs, prompting, truncation, "input")
+        tokens = sum(map(len, read))
+        watch = Stopwatch(self._metrics, tokens, "embeddings")
         try:
-            async with self.limiter.slot():
+            async with limiter.slot():
                 watch.begun()
-                vectors = await self._vectors(ids)
+                vectors = await self._vectors(read, "embeddings")
                 watch.finished("stop")
                 return vectors, tokens
         finally:
             watch.ended()
 
+    async def score(
+        self, pairs: Sequence[tuple[str, str]], *, retrieval: bool, param: str, activated: bool = True, truncation: Truncation | None = None
+    ) -> tuple[list[float], int]:
+        """Returns the cosine of each pair's vectors and the number of tokens. Each text is embedded once, however many pairs it is in.
+
+        ``retrieval``: the first of a pair is a query, the second a document, and each gets the model's prompt for it.
+        """
+        del activated  # a cosine is what it is
+        limiter = self.limiter["rerank"]
+        limiter.check()
+        sides = [list(dict.fromkeys(texts)) for texts in zip(*pairs, strict=True)]
+        kinds = [Prompting(kind="query"), Prompting(kind="document")] if retrieval else [Prompting(), Prompting()]
+        params = ("query" if retrieval else "text_1", param)
+        read = [await self._read(side, kind, truncation, name) for side, kind, name in zip(sides, kinds, params, strict=True)]
+        tokens = sum(len(text) for side in read for text in side)
+        watch = Stopwatch(self._metrics, tokens, "rerank")
+        try:
+            async with limiter.slot():
+                watch.begun()
+                vectors = await self._vectors([*read[0], *read[1]], "rerank")
+                watch.finished("stop")
+        finally:
+            watch.ended()
+        queries = dict(zip(sides[0], vectors, strict=False))
+        documents = dict(zip(sides[1], vectors[len(sides[0]) :], strict=True))
+        rows = (np.stack([queries[first] for first, _ in pairs]), np.stack([documents[second] for _, second in pairs]))
+        return list(cosines(*rows)), tokens
+
     async def warm_up(self) -> None:
         """Computes a short text and a batch of long ones."""
-        long = self.model.tokenize(["word " * (self.max_length // 2)])[0][: self.max_length]
-        await self._vectors(self.model.tokenize(["warm-up"]))
-        await self._vectors([long, long[: self.max_length // 2]])
+        tokenizer, length = self.model.tokenizer, min(self.max_length, self._budget.tokens)
+        long, half = (tokenizer.cut("word " * length, size) for size in (length, max(length // 2, 1)))
+        await self.batcher.submit(tokenizer.encode(["warm-up"]), "embeddings")
+        await self.batcher.submit([long, half, half], "embeddings")
 
-    async def _vectors(self, ids: Sequence[list[int]]) -> list[NDArray[np.float32]]:
-        vectors = await self.batcher.submit(ids)
-        if not all(np.isfinite(vector).all() for vector in vectors):
-            raise InternalError("The model's values for this text are not numbers: they overflow its data type. Change the text.")
-        return vectors
+    async def _read(self, inputs: Inputs, prompting: Prompting, truncation: Truncation | None, param: str) -> list[Encoded]:
+        prompt = self._prompt(inputs, prompting)
+        if not prompt:
+            return await self._reader.read(inputs, param=param, truncation=truncation)
+        prompted = [prompt + one if isinstance(one, str) else one for one in inputs]
+        read = await self._reader.read(prompted, param=param, truncation=truncation)
+        if self.model.layout.pools_prompt:
+            return read
+        skip = self.model.tokenizer.leading(prompt)
+        return [skipping(text, skip) if isinstance(one, str) else text for one, text in zip(inputs, read, strict=True)]
 
-    async def _encode(self, inputs: Sequence[str | list[int]]) -> list[list[int]]:
-        texts = [text for text in inputs if isinstance(text, str)]
-        for index, value in enumerate(inputs):
-            # Tokenising takes a second for each MB, so what cannot fit is refused by its characters.
-            if isinstance(value, str) and len(value) > self.max_length * CHARACTERS_PER_TOKEN:
-                raise self._too_long(index, f"{len(value)} characters")
-        size = sum(map(len, texts))
-        encoded = iter(self.model.tokenize(texts) if size < _SHORT else await asyncio.to_thread(self.model.tokenize, texts))
-        ids = [next(encoded) if isinstance(value, str) else self._complete(index, value) for index, value in enumerate(inputs)]
-        for index, tokens in enumerate(ids):
-            if len(tokens) > self.max_length:
-                raise self._too_long(index, str(len(tokens)))
-        return ids
+    def _prompt(self, inputs: Inputs, prompting: Prompting) -> str:
+        """Returns the text to put before texts. Raises InvalidRequest on a prompt that the model lacks, or one for token ids."""
+        layout = self.model.layout
+        asked = prompting.text if prompting.text is not None else prompting.name
+        if asked and any(isinstance(one, list) for one in inputs):
+            param = "prompt" if prompting.text is not None else "prompt_name"
+            raise InvalidRequest("A prompt goes before text, and the input is token ids. Send text.", param=param, code="invalid_value")
+        if prompting.text is not None:
+            return prompting.text
+        if prompting.name is not None:
+            if prompting.name not in layout.prompts:
+                known = ", ".join(sorted(layout.prompts)) or "none"
+                raise InvalidRequest(
+                    f"This model has no prompt of that name; its prompts: {known}.", param="prompt_name", code="invalid_value"
+                )
+            return layout.prompts[prompting.name]
+        return layout.default_prompt if prompting.kind is None else layout.prompt_for(prompting.kind)
 
-    def _too_long(self, index: int, size: str) -> InvalidRequest:
-        return InvalidRequest(
-            f"This model's maximum input length is {self.max_length} tokens, and input {index} has {size}. Shorten it.",
-            param="input",
-            code="context_length_exceeded",
-        )
-
-    def _complete(self, index: int, ids: list[int]) -> list[int]:
-        if max(ids) >= self.model.vocabulary:
-            raise InvalidRequest(
-                f"Token ids of this model are below {self.model.vocabulary}, and input {index} has {max(ids)}. Send text.",
-                param="input",
-                code="invalid_value",
-            )
-        return self.model.complete(ids)
+    async def _vectors(self, texts: Sequence[Encoded], capability: str) -> list[Vector]:
+        """Returns the texts' vectors, from the cache where it has them."""
+        if not self.cache.enabled:
+            return await self.batcher.submit(texts, capability)
+        keys = [key_of(text) for text in texts]
+        found = {key: vector for key in keys if (vector := self.cache.get(key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        hits = sum(key in found for key in keys)
+        self._metrics.cached(hits, len(keys) - hits)
+        made = dict(zip(missing, await self.batcher.submit(list(missing.values()), capability), strict=True))
+        for key, vector in made.items():
+            self.cache.put(key, vector)
+        found |= made
+        return [found[key] for key in keys]

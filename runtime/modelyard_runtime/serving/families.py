@@ -14,14 +14,17 @@ from typing import Any, Protocol, cast
 
 from modelyard_runtime.metrics import Load, Metrics
 from modelyard_runtime.progress import Report
-from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.limiter import Gate, Limiter, Limiters
 from modelyard_runtime.settings import ServeSettings
 
 
 class Service(Protocol):
     """A loaded model behind its limiter, as the endpoints of its family use it. Used from one event loop."""
 
-    limiter: Limiter
+    @property
+    def limiter(self) -> Gate:
+        """What requests pass before they are worked on."""
+        ...
 
     @property
     def max_length(self) -> int:
@@ -63,6 +66,10 @@ class Context:
             queue_timeout=settings.queue_timeout.total_seconds(),
         )
 
+    def limiters(self, default_concurrency: int) -> Limiters:
+        """Returns a limiter for each capability, each within the settings' bounds."""
+        return Limiters({capability: self.limiter(default_concurrency) for capability in self.capabilities})
+
 
 class FamilyModule(Protocol):
     """What a module of the table offers."""
@@ -91,7 +98,8 @@ class Family:
 
 FAMILIES = (
     Family("generation", frozenset({"chat", "completions"}), "modelyard_runtime.serving.generation"),
-    Family("embeddings", frozenset({"embeddings"}), "modelyard_runtime.serving.embeddings"),
+    Family("embeddings", frozenset({"embeddings", "rerank"}), "modelyard_runtime.serving.embeddings"),
+    Family("ranking", frozenset({"rerank", "classify"}), "modelyard_runtime.serving.ranking"),
 )
 
 

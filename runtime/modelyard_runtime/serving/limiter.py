@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from modelyard.api.errors import TooManyRequests, Unavailable
 
 #: Texts with more characters for each token of the context are refused unread: no vocabulary's tokens are that long on average.
 CHARACTERS_PER_TOKEN = 256
+
+
+class Gate(Protocol):
+    """What a model's requests pass, as whoever ends the model sees it."""
+
+    def close(self) -> None:
+        """Refuses new requests; those that wait or work go on."""
+        ...
+
+    async def drained(self) -> None:
+        """Returns when no request waits or works."""
+        ...
 
 
 class Limiter:
@@ -110,3 +123,34 @@ class Limiter:
         self._working -= 1
         if not self._working:
             self._idle.set()
+
+
+class Limiters:
+    """A limiter for each capability of a model, so that requests for one do not take the places of another's."""
+
+    def __init__(self, limiters: Mapping[str, Limiter]):
+        self._limiters = dict(limiters)
+
+    def __getitem__(self, capability: str) -> Limiter:
+        return self._limiters[capability]
+
+    @property
+    def working(self) -> int:
+        """Requests that work."""
+        return sum(limiter.working for limiter in self._limiters.values())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return sum(limiter.waiting for limiter in self._limiters.values())
+
+    def close(self) -> None:
+        """Refuses new requests; those that wait or work go on."""
+        for limiter in self._limiters.values():
+            limiter.close()
+
+    async def drained(self) -> None:
+        """Returns when no request waits or works."""
+        while self.working or self.waiting:
+            for limiter in self._limiters.values():
+                await limiter.drained()

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from modelyard_runtime.errors import Unauthorized, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
-from modelyard_runtime.serving.detection import capabilities_of
-from modelyard_runtime.serving.families import FamilyModule, family_of
+from modelyard_runtime.serving.detection import capabilities_of, family_for
+from modelyard_runtime.serving.families import FamilyModule
 from modelyard_runtime.settings import ServeSettings, StorageSettings
 from modelyard_runtime.sources import store
 from modelyard_runtime.sources.resolve import resolve
@@ -50,8 +50,7 @@ def find(settings: ServeSettings, report: Report) -> Found:
     """Fetches what the settings say and sees what it is. Blocks for as long as it takes. Raises RuntimeFailed, or Stopped."""
     folder = fetch(settings.source, settings, report)
     capabilities = capabilities_of(folder, settings.capability)
-    family = family_of(capabilities)
-    assert family is not None
+    family = family_for(folder, capabilities)
     report(Step(Phase.LOAD, 0.0))
     return Found(folder, capabilities, family.implementation())
 

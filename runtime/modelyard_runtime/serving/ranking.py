@@ -1,0 +1,108 @@
+"""Reranking, scoring and classification by sequence-classification models, as the endpoints use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.metrics import Load, Stopwatch
+from modelyard_runtime.models.loading import choose_device, choose_dtype
+from modelyard_runtime.models.ranking import RankingModel, activate
+from modelyard_runtime.models.tokenizing import Encoded, Text
+from modelyard_runtime.progress import Report
+from modelyard_runtime.serving.batching import Batcher, Budget
+from modelyard_runtime.serving.embeddings import check_length, longest_text
+from modelyard_runtime.serving.families import Context
+from modelyard_runtime.serving.prompting import Truncation
+from modelyard_runtime.serving.texts import Reader
+from modelyard_runtime.settings import ServeSettings
+
+_CONCURRENCY = 64
+
+
+def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> RankingModel:
+    """Loads a sequence-classification model. Raises RuntimeFailed."""
+    del report
+    device = choose_device(settings.device)
+    model = RankingModel(folder, dtype=choose_dtype(settings.dtype, device), device=device)
+    check_length(settings, model.max_length)
+    if "rerank" in capabilities and len(model.labels) != 1:
+        raise ArgumentsInvalid(
+            f"--capability=rerank: a reranker has one label, and this model has {len(model.labels)}", "serve it with --capability=classify"
+        )
+    return model
+
+
+def serve(model: RankingModel, context: Context) -> RankingService:
+    """Makes the model's service."""
+    return RankingService(model, context)
+
+
+class RankingService:
+    """A sequence-classification model behind its limiters and its batcher. Used from one event loop."""
+
+    def __init__(self, model: RankingModel, context: Context):
+        settings = context.settings
+        self.model = model
+        self.limiter = context.limiters(_CONCURRENCY)
+        self.max_length = longest_text(settings, model.max_length)
+        self._budget = Budget(settings.max_batch_tokens)
+        self.batcher: Batcher[Encoded] = Batcher(model.judge, budget=self._budget, padded=not model.packs, watch=context.metrics)
+        self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
+        self._metrics = context.metrics
+        self.reports_usage = settings.report_usage
+
+    def load(self) -> Load:
+        """Returns what is going on."""
+        return Load(self.limiter.working, self.limiter.waiting)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what ``/v1/models`` adds about the model."""
+        return {"max_model_len": self.max_length, "labels": self.model.labels}
+
+    async def stop(self) -> None:
+        """Ends the batcher's thread."""
+        await self.batcher.stop()
+
+    async def score(
+        self, pairs: Sequence[tuple[str, str]], *, retrieval: bool, param: str, activated: bool = True, truncation: Truncation | None = None
+    ) -> tuple[list[float], int]:
+        """Returns the score of each pair and the number of tokens. Raises InvalidRequest on pairs that do not fit."""
+        del retrieval  # a cross-encoder reads both texts at once, the same way
+        scores, tokens = await self._judge(pairs, "rerank", param, activated, truncation)
+        return scores[:, 0].tolist(), tokens
+
+    async def classify(
+        self, inputs: Sequence[Text | list[int]], *, activated: bool = True, truncation: Truncation | None = None
+    ) -> tuple[NDArray[np.float32], int]:
+        """Returns the probability of each label, [inputs, labels], and the number of tokens. Raises InvalidRequest."""
+        return await self._judge(inputs, "classify", "input", activated, truncation)
+
+    async def warm_up(self) -> None:
+        """Computes a short text, a pair where the model takes pairs, and a batch of long texts."""
+        tokenizer, length = self.model.tokenizer, min(self.max_length, self._budget.tokens)
+        long, half = (tokenizer.cut("word " * length, size) for size in (length, max(length // 2, 8)))
+        await self.batcher.submit(tokenizer.encode(["warm-up"]), "classify")
+        await self.batcher.submit([tokenizer.cut(("warm-up", "word"), length), long, half, half], "rerank")
+
+    async def _judge(
+        self, inputs: Sequence[Text | list[int]], capability: str, param: str, activated: bool, truncation: Truncation | None
+    ) -> tuple[NDArray[np.float32], int]:
+        limiter = self.limiter[capability]
+        limiter.check()
+        read = await self._reader.read(inputs, param=param, truncation=truncation)
+        tokens = sum(map(len, read))
+        watch = Stopwatch(self._metrics, tokens, capability)
+        try:
+            async with limiter.slot():
+                watch.begun()
+                scores = np.stack(await self.batcher.submit(read, capability))
+                watch.finished("stop")
+        finally:
+            watch.ended()
+        return (activate(scores, self.model.activation) if activated else scores), tokens
