@@ -190,6 +190,10 @@ class Metrics:
             counter = self._exposition.counter(f"embedding_cache_{name}", f"Texts {text} the cache of embeddings.")
             counter.labels(self._model).inc(value)
 
+    def heard(self, seconds: float) -> None:
+        """Counts the seconds of a recording."""
+        self._exposition.counter("audio_seconds", "Seconds of audio that were taken in.").labels(self._model).inc(seconds)
+
     def _wait(self, kind: str, what: str) -> Histogram:
         labels = ("model_name", "capability")
         return self._exposition.histogram(f"capability_{kind}_wait_seconds", f"Time of waiting for {what} in seconds.", _WAIT, labels)
