@@ -9,6 +9,7 @@ from typing import Any
 
 from modelyard_runtime.api import sse
 from modelyard_runtime.api.conversation import Conversation, Step
+from modelyard_runtime.api.logprobs import Spelling, chat_entries
 from modelyard_runtime.api.usage import usage
 from modelyard_runtime.engine.base import FinishReason
 from modelyard_runtime.models.answer import Content, Part, Reasoning, ToolCallArguments, ToolCallStart
@@ -16,21 +17,30 @@ from modelyard_runtime.models.answer import Content, Part, Reasoning, ToolCallAr
 
 @dataclass(slots=True)
 class _Choice:
-    """One choice so far."""
+    """One choice so far. ``logprobs`` are entries, None when they were not asked for."""
 
+    logprobs: list[dict[str, Any]] | None = None
     content: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[tuple[ToolCallStart, list[str]]] = field(default_factory=list)
     tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
     finish_reason: str | None = None
 
-    def add(self, step: Step) -> None:
+    def add(self, step: Step, spelling: Spelling) -> None:
         """Takes a step in."""
         for part in step.parts:
             self._add(part)
-        self.tokens = step.completion_tokens
-        if step.finish_reason is not None:
-            self.finish_reason = "tool_calls" if self.calls and step.finish_reason is FinishReason.STOP else step.finish_reason
+        if self.logprobs is not None:
+            self.logprobs += chat_entries(step.delta.tokens, spelling)
+        self.tokens = step.delta.completion_tokens
+        self.cached_tokens += sum(event.cached_tokens for event in step.delta.events)
+        if any(isinstance(part, Reasoning) for part in step.parts):
+            self.reasoning_tokens += len(step.delta.token_ids)
+        reason = step.delta.finish_reason
+        if reason is not None:
+            self.finish_reason = "tool_calls" if self.calls and reason is FinishReason.STOP else reason
 
     def _add(self, part: Part) -> None:
         match part:
@@ -56,41 +66,80 @@ class _Choice:
             ]
         return message
 
-
-async def whole(head: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
-    """Returns the complete answer."""
-    choices = [_Choice() for _ in range(conversation.choices)]
-    async with aclosing(conversation.steps) as steps:
-        async for step in steps:
-            choices[step.choice].add(step)
-    answers = [
-        {"index": index, "message": choice.message(), "logprobs": None, "finish_reason": choice.finish_reason}
-        for index, choice in enumerate(choices)
-    ]
-    return {**head, "choices": answers, "usage": usage(conversation.prompt_tokens, sum(choice.tokens for choice in choices))}
+    def taken_logprobs(self) -> dict[str, Any] | None:
+        """Returns the entries since the last call, in OpenAI's shape."""
+        if self.logprobs is None:
+            return None
+        taken, self.logprobs = self.logprobs, []
+        return {"content": taken, "refusal": None}
 
 
-async def stream(head: dict[str, Any], conversation: Conversation, include_usage: bool) -> AsyncIterator[bytes]:
-    """Yields the answer's chunks as events: the role, the parts as they come, the reason of the end, then the usage if asked for."""
-    tail = {"usage": None} if include_usage else {}
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A conversation's answer in OpenAI's shapes. ``head`` has what every chunk repeats: id, created, model, fingerprint."""
 
-    def chunk(index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return sse.event({**head, "choices": [choice], **tail})
+    head: dict[str, Any]
+    conversation: Conversation
+    spelling: Spelling
+    logprobs: bool = False
+    include_usage: bool = False
+    usage_in_chunks: bool = False
 
-    choices = [_Choice() for _ in range(conversation.choices)]
-    async with aclosing(conversation.steps) as steps:
-        for index in range(len(choices)):
-            yield chunk(index, {"role": "assistant", "content": ""})
-        async for step in steps:
-            choice = choices[step.choice]
-            choice.add(step)
-            for part in step.parts:
-                yield chunk(step.choice, _delta(part))
-            if step.finish_reason is not None:
-                yield chunk(step.choice, {}, choice.finish_reason)
-    if include_usage:
-        yield sse.event({**head, "choices": [], "usage": usage(conversation.prompt_tokens, sum(choice.tokens for choice in choices))})
+    async def whole(self) -> dict[str, Any]:
+        """Returns the complete answer."""
+        choices = self._choices()
+        async with aclosing(self.conversation.steps) as steps:
+            async for step in steps:
+                choices[step.choice].add(step, self.spelling)
+        answers = [
+            {"index": index, "message": choice.message(), "logprobs": choice.taken_logprobs(), "finish_reason": choice.finish_reason}
+            for index, choice in enumerate(choices)
+        ]
+        return {**self.head, "object": "chat.completion", "choices": answers, "usage": self._usage(choices)}
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Yields the answer's chunks as events: the roles, the parts as they come, the reasons of the ends, then the usage if asked for."""
+        choices = self._choices()
+        async with aclosing(self.conversation.steps) as steps:
+            for index in range(len(choices)):
+                yield self._chunk(choices, index, {"role": "assistant", "content": ""})
+            async for step in steps:
+                choice = choices[step.choice]
+                choice.add(step, self.spelling)
+                for part in step.parts:
+                    yield self._chunk(choices, step.choice, _delta(part), choice.taken_logprobs())
+                if choice.finish_reason is not None:
+                    yield self._chunk(choices, step.choice, {}, choice.taken_logprobs(), choice.finish_reason)
+        if self.include_usage:
+            yield sse.event({**self._chunk_head, "choices": [], "usage": self._usage(choices)})
+
+    def _choices(self) -> list[_Choice]:
+        return [_Choice([] if self.logprobs else None) for _ in range(self.conversation.choices)]
+
+    def _usage(self, choices: list[_Choice]) -> dict[str, Any]:
+        return usage(
+            self.conversation.prompt_tokens,
+            sum(choice.tokens for choice in choices),
+            cached_tokens=choices[0].cached_tokens,
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
+        )
+
+    @property
+    def _chunk_head(self) -> dict[str, Any]:
+        return {**self.head, "object": "chat.completion.chunk"}
+
+    def _chunk(
+        self,
+        choices: list[_Choice],
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> bytes:
+        chunk = {**self._chunk_head, "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]}
+        if self.include_usage:
+            chunk["usage"] = self._usage(choices) if self.usage_in_chunks else None
+        return sse.event(chunk)
 
 
 def _delta(part: Part) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from modelyard_runtime.api.fields import Body, Ignored, SamplingBody, Tokens, invalid, unsupported
+from modelyard_runtime.models.prompt import Ending
 
 
 def _text(value: Any) -> Any:
@@ -38,7 +39,7 @@ class Message(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
-    name: Ignored = None
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: Annotated[Any, unsupported()] = None
     annotations: Annotated[Any, unsupported([])] = None
     audio: Annotated[Any, unsupported()] = None
@@ -47,7 +48,8 @@ class Message(Body):
 
     def rendered(self) -> dict[str, str]:
         """Returns what a chat template takes; templates know no developers."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.content} | ({"name": self.name} if self.name else {})
 
 
 class ChatBody(SamplingBody):
@@ -60,8 +62,11 @@ class ChatBody(SamplingBody):
     functions: Annotated[Any, unsupported([])] = None
     function_call: Annotated[Any, unsupported("none", "auto")] = None
     response_format: Annotated[Any, unsupported({"type": "text"})] = None
-    logprobs: Annotated[Any, unsupported(False)] = None
-    top_logprobs: Annotated[Any, unsupported(0)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     modalities: Annotated[Any, unsupported(["text"])] = None
     audio: Annotated[Any, unsupported()] = None
     reasoning_effort: Annotated[Any, unsupported("none")] = None
@@ -81,3 +86,37 @@ class ChatBody(SamplingBody):
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise invalid("max_tokens and max_completion_tokens differ; send max_completion_tokens alone", "max_completion_tokens")
         return self
+
+    @model_validator(mode="after")
+    def _logprobs_are_on(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("only allowed with logprobs: true", "top_logprobs")
+        return self
+
+    @model_validator(mode="after")
+    def _one_ending(self) -> Self:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise invalid("only allowed without add_generation_prompt: an answer goes on or begins", "continue_final_message")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise invalid("needs a last message of the assistant's to go on with", "continue_final_message")
+        return self
+
+    @property
+    def ending(self) -> Ending:
+        """How the prompt ends. Unless told otherwise, a last message of the assistant's is the beginning of the answer."""
+        begun = self.messages[-1].role == "assistant"
+        if self.continue_final_message or (begun and self.continue_final_message is None and self.add_generation_prompt is None):
+            return Ending.CONTINUE
+        return Ending.COMPLETE if self.add_generation_prompt is False else Ending.CUE
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many best tokens to show beside each token of the answer; None shows no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def limit(self) -> tuple[int | None, str]:
+        """The longest answer asked for, in tokens, and the field that says so."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens, "max_completion_tokens"
+        return self.max_tokens, "max_tokens"

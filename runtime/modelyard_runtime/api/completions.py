@@ -2,94 +2,121 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from modelyard.api.errors import InvalidRequest
+from pydantic import Field, model_validator
 
 from modelyard_runtime.api import sse
 from modelyard_runtime.api.access import generation
-from modelyard_runtime.api.fields import SamplingBody, unsupported
+from modelyard_runtime.api.completion_answer import CompletionAnswer, Prompt
+from modelyard_runtime.api.fields import SamplingBody, invalid, unsupported
 from modelyard_runtime.api.inputs import Inputs
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
-from modelyard_runtime.api.usage import prefetch, usage
+from modelyard_runtime.api.usage import head, prefetch
 from modelyard_runtime.engine.base import GenerationRequest
-from modelyard_runtime.models.chat import TextDelta
-from modelyard_runtime.serving.generation import GenerationService
+
+if TYPE_CHECKING:
+    from modelyard_runtime.serving.generation import GenerationService
 
 router = APIRouter(route_class=StrictRoute)
 
 # OpenAI's default for this endpoint.
 _MAX_TOKENS = 16
 _MAX_PROMPTS = 128
+#: Answers that one request may have computed, over all its prompts.
+_MAX_SEQUENCES = 256
 
 
 class CompletionBody(SamplingBody):
-    """A text completion's request."""
+    """A text completion's request. ``max_tokens`` 0 with ``echo`` generates nothing: it is how prompts are scored."""
 
     prompt: Inputs
-    best_of: Annotated[int | None, unsupported(1)] = None
-    echo: Annotated[bool | None, unsupported(False)] = None
-    logprobs: Annotated[int | None, unsupported()] = None
-    suffix: Annotated[str | None, unsupported("")] = None
+    max_tokens: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    suffix: Annotated[Any, unsupported("")] = None
+
+    @model_validator(mode="after")
+    def _best_of_many(self) -> Self:
+        if self.candidates < (self.n or 1):
+            raise invalid(f"must be at least n, which is {self.n}", "best_of")
+        if self.stream and self.candidates > (self.n or 1):
+            raise invalid("cannot be streamed: the best is known when all are complete; leave out stream or best_of", "best_of")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_say(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise invalid("must be at least 1, or 0 together with echo: true", "max_tokens")
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """Answers that are computed for each prompt."""
+        return self.best_of or self.n or 1
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many best tokens to show; the best of several is chosen by log probabilities, shown or not."""
+        return 0 if self.logprobs is None and self.candidates > (self.n or 1) else self.logprobs
 
 
 @router.post("/v1/completions")
 async def completions(request: Request, body: CompletionBody) -> Response:
     """Goes on from each prompt, whole or as a stream."""
     service = await generation(request, body.model, "completions")
+    _check_count(body)
+    prompts: list[Prompt] = []
+    requests: list[GenerationRequest] = []
     # One after the other: the first that is too long ends it, and the rest are not even tokenised.
-    requests = [_request(service, request, body, index, await service.encode(prompt)) for index, prompt in enumerate(_bounded(body.prompt))]
+    for index, given in enumerate(body.prompt):
+        tokens = await service.encode(given)
+        prompts.append(Prompt(tokens, _echoed(service, given) if body.echo else ""))
+        requests += _requests(service, f"{request.state.request_id}-{index}", body, tokens)
     deltas = service.generate_each(requests, body.stop or [])
-    prompt_tokens = sum(len(each.prompt_token_ids) for each in requests)
-    head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": body.model}
-    if body.stream:
-        return sse.EventStream(_stream(head, await prefetch(deltas), prompt_tokens, body.include_usage))
-    return json_response(await _whole(head, deltas, len(requests), prompt_tokens))
+    answer = CompletionAnswer(
+        head("cmpl", body.model, service.manner.fingerprint),
+        prompts,
+        await prefetch(deltas) if body.stream else deltas,
+        service.model.token_bytes,
+        choices=body.n or 1,
+        candidates=body.candidates,
+        logprobs=body.logprobs is not None,
+        include_usage=body.include_usage,
+        usage_in_chunks=body.usage_in_chunks,
+    )
+    return sse.EventStream(answer.stream()) if body.stream else json_response(await answer.whole())
 
 
-def _bounded(prompts: list[str | list[int]]) -> list[str | list[int]]:
-    if len(prompts) > _MAX_PROMPTS:
+def _check_count(body: CompletionBody) -> None:
+    count = len(body.prompt)
+    if count > _MAX_PROMPTS:
         raise InvalidRequest(
-            f"Invalid 'prompt': must have at most {_MAX_PROMPTS} element(s), got {len(prompts)}.", param="prompt", code="invalid_value"
+            f"Invalid 'prompt': must have at most {_MAX_PROMPTS} element(s), got {count}.", param="prompt", code="invalid_value"
         )
-    return prompts
+    if count * body.candidates > _MAX_SEQUENCES:
+        raise InvalidRequest(
+            f"{count} prompts with {body.candidates} answers each are {count * body.candidates}, and a request may have {_MAX_SEQUENCES}. "
+            "Send fewer prompts at once, or lower 'n' or 'best_of'.",
+            param="prompt",
+            code="invalid_value",
+        )
 
 
-def _request(service: GenerationService, request: Request, body: CompletionBody, index: int, prompt: list[int]) -> GenerationRequest:
-    room = service.room(prompt, body.max_tokens, prompt_param="prompt", default=_MAX_TOKENS)
-    return GenerationRequest(f"{request.state.request_id}-{index}", prompt, body.sampling(room))
+def _echoed(service: GenerationService, given: str | list[int]) -> str:
+    return given if isinstance(given, str) else service.model.decode(given)
 
 
-async def _whole(
-    head: dict[str, Any], answers: AsyncGenerator[tuple[int, TextDelta], None], count: int, prompt_tokens: int
-) -> dict[str, Any]:
-    parts: list[list[TextDelta]] = [[] for _ in range(count)]
-    async with aclosing(answers):
-        async for index, delta in answers:
-            parts[index].append(delta)
-    choices = [_choice(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason) for index, deltas in enumerate(parts)]
-    return {**head, "choices": choices, "usage": usage(prompt_tokens, sum(deltas[-1].completion_tokens for deltas in parts))}
-
-
-async def _stream(
-    head: dict[str, Any], deltas: AsyncGenerator[tuple[int, TextDelta], None], prompt_tokens: int, include_usage: bool
-) -> AsyncIterator[bytes]:
-    tail = {"usage": None} if include_usage else {}
-    tokens = 0
-    async with aclosing(deltas):
-        async for index, delta in deltas:
-            tokens += len(delta.token_ids)
-            yield sse.event({**head, "choices": [_choice(index, delta.text, delta.finish_reason)], **tail})
-    if include_usage:
-        yield sse.event({**head, "choices": [], "usage": usage(prompt_tokens, tokens)})
-
-
-def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+def _requests(service: GenerationService, request_id: str, body: CompletionBody, prompt: list[int]) -> list[GenerationRequest]:
+    defaults = service.manner.defaults
+    room = service.bounds.room(prompt, body.max_tokens, prompt_param="prompt", default=defaults.max_tokens or _MAX_TOKENS)
+    sampling = body.sampling(room, defaults)
+    if body.echo and (body.logprobs is not None or not room):
+        sampling = replace(sampling, prompt_logprobs=body.logprobs or 0)
+    return service.choices(request_id, prompt, sampling, count=body.candidates, param="best_of" if body.best_of else "n")

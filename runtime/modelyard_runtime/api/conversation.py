@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.api.chat_body import ChatBody
-from modelyard_runtime.engine.base import FinishReason, GenerationRequest, TokenEvent
 from modelyard_runtime.models.answer import AnswerParser, Part, PlainParser
-from modelyard_runtime.models.chat import TextDelta
-from modelyard_runtime.serving.generation import GenerationService
+from modelyard_runtime.models.prompt import ChatPrompt
+from modelyard_runtime.models.text import TextDelta
+
+if TYPE_CHECKING:
+    from modelyard_runtime.serving.generation import GenerationService
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one delta of text became. ``choice`` counts from 0; ``completion_tokens`` are that choice's so far.
-
-    ``events`` are the tokens that the text came from. ``finish_reason`` is set on a choice's last step.
-    """
+    """What one delta of a choice's text became; ``choice`` counts from 0. The last parts come with the delta's ``finish_reason``."""
 
     choice: int
     parts: list[Part]
-    events: tuple[TokenEvent, ...]
-    completion_tokens: int
-    finish_reason: FinishReason | None
+    delta: TextDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,11 @@ class Conversation:
 
 async def converse(service: GenerationService, request_id: str, body: ChatBody) -> Conversation:
     """Reads the prompt; generation begins with the first step asked for. Raises InvalidRequest, TooManyRequests or Unavailable."""
-    prompt = await service.encode_chat([message.rendered() for message in body.messages])
-    room = service.room(prompt, body.max_completion_tokens or body.max_tokens, prompt_param="messages")
-    requests = [GenerationRequest(request_id, prompt, body.sampling(room))]
+    prompt = await service.encode_chat(_prompt(service, body))
+    wanted, param = body.limit
+    defaults = service.manner.defaults
+    room = service.bounds.room(prompt, wanted, prompt_param="messages", wanted_param=param, default=defaults.max_tokens)
+    requests = service.choices(request_id, prompt, body.sampling(room, defaults), count=body.n or 1)
     parsers = [parser_of(body) for _ in requests]
     return Conversation(len(prompt), len(requests), _steps(service.generate_each(requests, body.stop or []), parsers))
 
@@ -51,10 +53,23 @@ def parser_of(body: ChatBody) -> AnswerParser:
     return PlainParser()
 
 
+def _prompt(service: GenerationService, body: ChatBody) -> ChatPrompt:
+    variables = body.chat_template_kwargs or {}
+    unknown = sorted(set(variables) - service.manner.variables)
+    if unknown:
+        raise InvalidRequest(
+            f"'chat_template_kwargs.{unknown[0][:64]}' is not for requests to set; {', '.join(sorted(service.manner.variables))} are. "
+            "Leave it out, or start the server with --chat-template-kwargs.",
+            param=f"chat_template_kwargs.{unknown[0][:64]}",
+            code="invalid_value",
+        )
+    return ChatPrompt([message.rendered() for message in body.messages], variables=variables, ending=body.ending)
+
+
 async def _steps(deltas: AsyncGenerator[tuple[int, TextDelta], None], parsers: Sequence[AnswerParser]) -> AsyncGenerator[Step, None]:
     async with aclosing(deltas):
         async for choice, delta in deltas:
             parts = parsers[choice].push(delta.text)
             if delta.finish_reason is not None:
                 parts += parsers[choice].finish()
-            yield Step(choice, parts, delta.events, delta.completion_tokens, delta.finish_reason)
+            yield Step(choice, parts, delta)

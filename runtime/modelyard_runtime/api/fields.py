@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from modelyard_runtime.engine.base import SamplingParams
+from modelyard_runtime.serving.sampling import SamplingDefaults
 
 T = TypeVar("T")
 
@@ -54,10 +55,46 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 
+_BIAS_FORM = 'expected an object from token ids to numbers from -100 to 100, as {"1234": -100}'
+
+
+def _bias(value: Any) -> Any:
+    """Returns the bias by token number; JSON has them as strings."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise invalid(_BIAS_FORM)
+    if len(value) > 1024:
+        raise invalid("must have at most 1024 element(s)")
+    return {_biased_token(key): _bias_value(number) for key, number in value.items()}
+
+
+def _biased_token(key: Any) -> int:
+    if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 9:
+        return int(key)
+    raise invalid(f"{str(key)[:40]!r} is no token id; {_BIAS_FORM}")
+
+
+def _bias_value(number: Any) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not -100 <= number <= 100:
+        raise invalid(f"{str(number)[:40]} is no number from -100 to 100; {_BIAS_FORM}")
+    return float(number)
+
+
+LogitBias = Annotated[
+    dict[int, float] | None,
+    BeforeValidator(_bias),
+    WithJsonSchema(
+        {"anyOf": [{"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}, {"type": "null"}]}
+    ),
+]
+
+
 class StreamOptions(Body):
-    """Options of a stream."""
+    """Options of a stream. ``continuous_usage_stats`` puts the usage so far into every chunk, as vLLM has it."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: Ignored = None
 
 
@@ -78,8 +115,8 @@ class SamplingBody(Body):
     seed: Seed | None = None
     stop: Stop = None
     ignore_eos: bool | None = None
-    n: Annotated[int | None, unsupported(1)] = None
-    logit_bias: Annotated[dict[str, Any] | None, unsupported({})] = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    logit_bias: LogitBias = None
     user: Ignored = None
 
     @model_validator(mode="after")
@@ -93,21 +130,33 @@ class SamplingBody(Body):
         """Whether a stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, max_tokens: int) -> SamplingParams:
-        """Returns the engine's parameters. A nucleus of nothing is the likeliest token."""
-        greedy = self.temperature == 0 or self.top_p == 0
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Whether each chunk has the usage so far."""
+        return bool(self.include_usage and self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def sampling(self, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:
+        """Returns the engine's parameters, ``defaults`` for what the request leaves out. A nucleus of nothing is the likeliest token."""
+        temperature, top_p = _or(self.temperature, defaults.temperature), _or(self.top_p, defaults.top_p)
         return SamplingParams(
-            temperature=0.0 if greedy else _or(self.temperature, 1.0),
-            top_p=_or(self.top_p, 1.0) or 1.0,
-            top_k=max(_or(self.top_k, 0), 0),
-            min_p=_or(self.min_p, 0.0),
+            temperature=0.0 if top_p == 0 else temperature,
+            top_p=top_p or 1.0,
+            top_k=max(_or(self.top_k, defaults.top_k), 0),
+            min_p=_or(self.min_p, defaults.min_p),
             presence_penalty=_or(self.presence_penalty, 0.0),
             frequency_penalty=_or(self.frequency_penalty, 0.0),
-            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            repetition_penalty=_or(self.repetition_penalty, defaults.repetition_penalty),
             seed=self.seed,
             max_tokens=max_tokens,
             ignore_eos=bool(self.ignore_eos),
+            logit_bias=self.logit_bias or {},
+            logprobs=self.wanted_logprobs,
         )
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many best tokens to show beside each token of the answer; None shows no log probabilities at all."""
+        return None
 
 
 def _or(value: T | None, default: T) -> T:

@@ -1,27 +1,62 @@
 """From tokens to text as they come: whole characters only, and never past a stop string."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from modelyard_runtime.engine.base import FinishReason, TokenEvent
 
 _REPLACEMENT = "\ufffd"
 #: Tokens after which text that still does not decode is given out as it is: a character has at most four bytes.
 _PATIENCE = 16
 
 
+@dataclass(frozen=True, slots=True)
+class TextToken:
+    """A token of an answer's text, which begins ``offset`` characters into it."""
+
+    offset: int
+    event: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that became certain, and the tokens since the last delta. ``completion_tokens`` counts all so far, the end of sequence too.
+
+    ``finish_reason`` is set on the last delta. ``tokens`` are those whose text has begun to go out: without the end of sequence, and
+    without what a stop string cut off.
+    """
+
+    text: str
+    events: tuple[TokenEvent, ...]
+    completion_tokens: int
+    finish_reason: FinishReason | None = None
+    tokens: tuple[TextToken, ...] = ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens since the last delta."""
+        return tuple(event.token_id for event in self.events if event.token_id is not None)
+
+
 class Detokeniser:
     """Turns tokens into text one by one, at constant cost per token.
 
     A token's text depends on its left neighbours (spaces, characters split over tokens). So each step decodes a short window twice: with
-    and without what is new, and gives out the difference once it ends in a whole character.
+    and without what is new, and gives out the difference once it ends in a whole character. Special tokens have no text but for those
+    that are ``visible``, whose text is their name.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, visible: frozenset[int] = frozenset()):
         self._tokenizer = tokenizer
+        self._visible = visible
         self._window: list[int] = []
         self._given = 0
 
     def push(self, token: int) -> str:
         """Returns the text that a token completes; empty while a character is incomplete."""
+        if token in self._visible:
+            return self._spell(token)
         self._window.append(token)
         text = self._new_text()
         impatient = len(self._window) - self._given >= _PATIENCE
@@ -34,6 +69,12 @@ class Detokeniser:
     def flush(self) -> str:
         """Returns what is left, incomplete characters as they decode."""
         return self._give(self._new_text())
+
+    def _spell(self, token: int) -> str:
+        """Returns what is left and a special token's name; the text begins anew after it."""
+        text = self.flush() + str(self._tokenizer.convert_ids_to_tokens(token))
+        self._window, self._given = [], 0
+        return text
 
     def _new_text(self) -> str:
         known = self._decode(self._window[: self._given])

@@ -1,37 +1,54 @@
-"""Generation as the endpoints use it: bounds on prompts and answers, the limiter, metrics."""
+"""Generation as the endpoints use it: the limiter, bounds on prompts and answers, how the model is talked to, metrics."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+from modelyard import __version__
 from modelyard.api.errors import InternalError, InvalidRequest
 
 from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import UnsupportedModel
-from modelyard_runtime.metrics import Load, Metrics, Stopwatch
-from modelyard_runtime.models.chat import ChatModel, TextDelta
+from modelyard_runtime.metrics import Load, Stopwatch
+from modelyard_runtime.models.chat import ChatModel
 from modelyard_runtime.models.loading import load_causal_lm
+from modelyard_runtime.models.prompt import ChatPrompt
+from modelyard_runtime.models.reader import READERS
+from modelyard_runtime.models.templates import TemplateRefused
+from modelyard_runtime.models.text import TextDelta
 from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.families import Context
-from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN, Limiter
+from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.merge import merge
+from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
 from modelyard_runtime.settings import ServeSettings
+
+#: What requests may always set in a chat template.
+_TEMPLATE_VARIABLES = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """Bounds in tokens; ``context`` holds prompt and answer, ``vocabulary`` is above every token id."""
+class Manner:
+    """How a model may be talked to.
 
-    context: int
-    vocabulary: int
-    prompt: int | None = None
-    answer: int | None = None
+    ``defaults`` of sampling; ``choices`` of a request at most; ``variables`` of the chat template that a request may set;
+    ``fingerprint``, which changes with whatever may change what a seed gives.
+    """
+
+    defaults: SamplingDefaults
+    choices: int
+    variables: frozenset[str]
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,7 @@ class LoadedChat:
     model: ChatModel
     sequences: int
     vocabulary: int
+    manner: Manner
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
@@ -51,30 +69,29 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     bounds = EngineSettings(max_model_length=settings.max_model_length, max_concurrent_sequences=settings.max_concurrent_sequences)
     engine = TransformersEngine(loaded, bounds)
     model = ChatModel(engine, loaded.tokenizer)
-    if "chat" in capabilities and not model.has_template:
-        raise UnsupportedModel(
-            "the model has no chat template", "serve it with --capability completions, or add chat_template.jinja to the weights"
-        )
-    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size)
+    if "chat" in capabilities:
+        _check_template(model)
+    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, _manner(folder, settings, str(loaded.dtype)))
 
 
 def serve(loaded: LoadedChat, context: Context) -> GenerationService:
     """Starts the engine and makes its service."""
-    settings, engine = context.settings, loaded.model.engine
-    engine.start()
-    bounds = Bounds(engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
-    return GenerationService(loaded.model, context.limiter(loaded.sequences), bounds, context.metrics, context.on_death)
+    loaded.model.engine.start()
+    return GenerationService(loaded, context)
 
 
 class GenerationService:
-    """A chat model behind its limiter. Used from one event loop."""
+    """A chat model behind its limiter, and its prompts behind one of their own. Used from one event loop."""
 
-    def __init__(self, model: ChatModel, limiter: Limiter, bounds: Bounds, metrics: Metrics, on_death: Callable[[EngineFailed], None]):
-        self.model = model
-        self.limiter = limiter
-        self.bounds = bounds
-        self._metrics = metrics
-        self._on_death = on_death
+    def __init__(self, loaded: LoadedChat, context: Context):
+        settings = context.settings
+        self.model = loaded.model
+        self.manner = loaded.manner
+        self.limiter = context.limiter(loaded.sequences)
+        self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
+        self._reading = Limiter(concurrency=READERS, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
+        self._metrics = context.metrics
+        self._on_death = context.on_death
 
     @property
     def max_length(self) -> int:
@@ -91,66 +108,55 @@ class GenerationService:
         return {"max_model_len": self.max_length}
 
     async def stop(self) -> None:
-        """Ends the engine's thread."""
+        """Ends the engine's thread, and those that read prompts."""
+        self.model.close()
         await self.model.engine.stop()
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Returns the token ids of a conversation. Raises InvalidRequest when it is too long or the model's template refuses it."""
         self.limiter.check()
-        self._check_characters(sum(len(message["content"]) for message in messages), "messages")
-        return await self.model.encode_chat(messages)
+        self.bounds.check_characters(prompt.characters, "messages")
+        async with self._reading.slot():
+            return await self.model.reader.chat(prompt)
 
     async def encode(self, prompt: str | list[int]) -> list[int]:
         """Returns the token ids of a text, or checks those given. Raises InvalidRequest when they are too long or out of vocabulary."""
         self.limiter.check()
-        if isinstance(prompt, str):
-            self._check_characters(len(prompt), "prompt")
-            return await self.model.encode(prompt)
-        if max(prompt) >= self.bounds.vocabulary:
+        if not isinstance(prompt, str):
+            self.bounds.check_tokens(prompt, "prompt", "Send text.")
+            return prompt
+        self.bounds.check_characters(len(prompt), "prompt")
+        async with self._reading.slot():
+            return await self.model.reader.text(prompt)
+
+    def choices(
+        self, request_id: str, prompt: list[int], sampling: SamplingParams, count: int = 1, *, param: str = "n"
+    ) -> list[GenerationRequest]:
+        """Returns a request for each of ``count`` answers to a prompt. Raises InvalidRequest when they cannot be computed."""
+        if count > self.manner.choices:
             raise InvalidRequest(
-                f"Token ids of this model are below {self.bounds.vocabulary}, and the prompt has {max(prompt)}. Send text.",
-                param="prompt",
+                f"This server gives {self.manner.choices} choices to a prompt at most, and {count} were asked for. Lower '{param}'.",
+                param=param,
                 code="invalid_value",
             )
-        return prompt
-
-    def room(self, prompt: Sequence[int], wanted: int | None, *, prompt_param: str, default: int | None = None) -> int:
-        """Returns how many tokens the answer may have. Raises InvalidRequest when prompt and answer are out of bounds."""
-        bounds = self.bounds
-        if not prompt:
-            raise InvalidRequest(f"'{prompt_param}' has no tokens. Send at least one.", param=prompt_param, code="invalid_value")
-        if bounds.prompt is not None and len(prompt) > bounds.prompt:
-            raise _too_long(
-                f"This server takes prompts of {bounds.prompt} tokens at most, and this one has {len(prompt)}. Shorten it.", prompt_param
-            )
-        if wanted is not None and bounds.answer is not None and wanted > bounds.answer:
-            raise InvalidRequest(
-                f"This server gives {bounds.answer} new tokens at most. Lower 'max_tokens'.", param="max_tokens", code="invalid_value"
-            )
-        left = bounds.context - len(prompt)
-        if left < (wanted or 1):
-            asked = f"{len(prompt)} in {prompt_param}" + (f", {wanted} in the completion" if wanted else "")
-            raise _too_long(
-                f"This model's maximum context length is {bounds.context} tokens, and you asked for {len(prompt) + (wanted or 1)} tokens "
-                f"({asked}). Shorten {prompt_param}{' or lower max_tokens' if wanted else ''}.",
-                prompt_param,
-            )
-        return min(left, wanted or default or left, bounds.answer or left)
-
-    async def generate(self, request: GenerationRequest, stop: Sequence[str]) -> AsyncGenerator[TextDelta, None]:
-        """Yields the answer as it comes. Closing the iterator cancels the request, in the queue or in the engine."""
-        async with aclosing(self.generate_each([request], stop)) as deltas:
-            async for _, delta in deltas:
-                yield delta
+        self.bounds.check_tokens(sampling.logit_bias, "logit_bias", "Leave it out.")
+        return [
+            GenerationRequest(f"{request_id}-{choice}", prompt, replace(sampling, seed=choice_seed(sampling.seed, choice)))
+            for choice in range(count)
+        ]
 
     async def generate_each(
-        self, requests: Sequence[GenerationRequest], stop: Sequence[str]
+        self, requests: Sequence[GenerationRequest], stop: Sequence[str] = (), visible: frozenset[int] = frozenset()
     ) -> AsyncGenerator[tuple[int, TextDelta], None]:
-        """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them."""
+        """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them.
+
+        ``visible`` are special tokens whose names are part of the text. Closing the iterator cancels all, in the queue or in the engine.
+        """
         watches = [Stopwatch(self._metrics, len(request.prompt_token_ids)) for request in requests]
         try:
             async with self.limiter.slot():
-                answers = [self._answer(request, stop, watch) for request, watch in zip(requests, watches, strict=True)]
+                streams = [self.model.generate(request, stop, visible) for request in requests]
+                answers = [self._watched(stream, watch) for stream, watch in zip(streams, watches, strict=True)]
                 async with aclosing(merge(answers)) as deltas:
                     async for item in deltas:
                         yield item
@@ -158,12 +164,22 @@ class GenerationService:
             for watch in watches:
                 watch.ended()
 
-    async def _answer(self, request: GenerationRequest, stop: Sequence[str], watch: Stopwatch) -> AsyncGenerator[TextDelta, None]:
+    async def warm_up(self) -> None:
+        """Runs the engine's paths, and one short text through tokenizer and detokeniser."""
+        await self.model.engine.warm_up()
+        prompt = await self.model.reader.text("warm-up")
+        request = GenerationRequest("warm-up", prompt, SamplingParams(temperature=0.0, max_tokens=2))
+        async with aclosing(self.model.generate(request)) as deltas:
+            async for _ in deltas:
+                pass
+
+    async def _watched(self, answer: AsyncGenerator[TextDelta, None], watch: Stopwatch) -> AsyncGenerator[TextDelta, None]:
         watch.begun()
         try:
-            async with aclosing(self.model.generate(request.request_id, request.prompt_token_ids, request.sampling, stop)) as deltas:
+            async with aclosing(answer) as deltas:
                 async for delta in deltas:
-                    watch.tokens(len(delta.token_ids))
+                    if delta.token_ids:
+                        watch.tokens(len(delta.token_ids))
                     if delta.finish_reason is not None:
                         watch.finished(delta.finish_reason)
                     yield delta
@@ -178,22 +194,27 @@ class GenerationService:
             self._on_death(self.model.engine.failure)
         return error
 
-    async def warm_up(self) -> None:
-        """Runs the engine's paths, and one short text through tokenizer and detokeniser."""
-        await self.model.engine.warm_up()
-        prompt = await self.model.encode("warm-up")
-        async with aclosing(self.model.generate("warm-up", prompt, SamplingParams(temperature=0.0, max_tokens=2), [])) as deltas:
-            async for _ in deltas:
-                pass
 
-    def _check_characters(self, count: int, param: str) -> None:
-        """Refuses what cannot fit before it is tokenised."""
-        if count > self.bounds.context * CHARACTERS_PER_TOKEN:
-            raise _too_long(
-                f"This model's maximum context length is {self.bounds.context} tokens, and {param} has {count} characters. Shorten it.",
-                param,
-            )
+def _check_template(model: ChatModel) -> None:
+    if not model.reader.has_template:
+        raise UnsupportedModel(
+            "the model has no chat template", "serve it with --capability completions, or add chat_template.jinja to the weights"
+        )
+    try:
+        model.reader.check_template()
+    except TemplateRefused as refusal:
+        model.close()
+        raise UnsupportedModel(
+            f"the model's chat template is broken: {refusal}",
+            "repair chat_template.jinja in the weights, or serve them with --capability completions",
+        ) from refusal
 
 
-def _too_long(message: str, param: str) -> InvalidRequest:
-    return InvalidRequest(message, param=param, code="context_length_exceeded")
+def _manner(folder: Path, settings: ServeSettings, dtype: str) -> Manner:
+    computed = f"{folder.name} {dtype} {__version__} {torch.__version__} {transformers.__version__}"
+    return Manner(
+        sampling_defaults(folder, settings),
+        settings.max_choices,
+        _TEMPLATE_VARIABLES | set(settings.chat_template_kwargs),
+        f"fp_{blake2b(computed.encode(), digest_size=5).hexdigest()}",
+    )

@@ -1,0 +1,79 @@
+"""From what clients write to tokens: chat templates and plain text, on threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from modelyard.api.errors import InvalidRequest
+
+from modelyard_runtime.models.prompt import ChatPrompt
+from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer, control_tokens, marked
+
+#: Threads that read prompts: a tokenizer that hangs cannot take more of the process than these.
+READERS = 2
+T = TypeVar("T")
+
+
+class PromptReader:
+    """A tokenizer and its chat template. Close it at the end: it has threads and a process."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._renderer = TemplateRenderer()
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="prompt-reader")
+
+    @property
+    def has_template(self) -> bool:
+        """Whether there is a chat template; without one a model serves completions alone."""
+        return bool(self._tokenizer.chat_template)
+
+    async def chat(self, prompt: ChatPrompt) -> list[int]:
+        """Returns the tokens of a conversation. Raises InvalidRequest when the template refuses it.
+
+        What clients wrote is text even where it spells a token that structures the conversation.
+        """
+        return await self._on_thread(lambda: self._chat(prompt))
+
+    async def text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Returns the tokens of plain text."""
+        return await self._on_thread(lambda: self._text(text, add_special_tokens))
+
+    def check_template(self) -> None:
+        """Renders a greeting; blocks. Raises TemplateRefused when the template is broken; one that only minds the greeting is not."""
+        try:
+            self._render(ChatPrompt([{"role": "user", "content": "Hello"}]))
+        except TemplateRefused as refusal:
+            if refusal.broken:
+                raise
+
+    def close(self) -> None:
+        """Ends the threads and the process; prompts that are being read fail."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._renderer.close()
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _chat(self, prompt: ChatPrompt) -> list[int]:
+        if not self.has_template:
+            raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
+        try:
+            text, sanitise = self._render(prompt)
+            encoded = self._tokenizer(text, add_special_tokens=False, verbose=False, sanitize_control_tokens=sanitise)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"The model's chat template refuses these messages: {error}. Change the messages, or use /v1/completions.", param="messages"
+            ) from error
+        return list(encoded["input_ids"])
+
+    def _render(self, prompt: ChatPrompt) -> tuple[str, bool]:
+        """Returns the text, and whether control tokens in it are marked as text. Raises TemplateRefused or ValueError."""
+        template = self._tokenizer.get_chat_template(None, prompt.tools)
+        safe = marked(prompt, control_tokens(self._tokenizer, template))
+        return self._renderer.render(template, safe, self._tokenizer.special_tokens_map), safe != prompt
+
+    def _text(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
