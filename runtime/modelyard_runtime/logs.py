@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import uuid
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 #: The id of the request that the current task serves; empty outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def new_request_id() -> str:
+    """Returns an id for a request that brings none."""
+    return f"req-{uuid.uuid4().hex}"
+
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 

@@ -12,8 +12,7 @@ import asyncio
 import logging
 import re
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -118,9 +117,13 @@ class AccessLog:
 class Bounds:
     """Reads the body before the application runs, and ends the application when its time is over or the client is gone."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout: float, request_timeout: float):
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, body_timeout: float, request_timeout: float, larger: Mapping[str, int] | None = None
+    ):
+        """``larger`` are the bounds of paths that take files."""
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._larger = larger or {}
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
 
@@ -146,17 +149,18 @@ class Bounds:
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         headers = dict(scope["headers"])
         declared = int(headers.get(b"content-length", b"0"))
-        if declared > self._max_body_bytes and b"expect" in headers:
-            raise self._too_large()
+        limit = self._larger.get(scope["path"], self._max_body_bytes)
+        if declared > limit and b"expect" in headers:
+            raise _too_large(limit)
         try:
             async with asyncio.timeout(self._body_timeout):
-                return await self._read(receive)
+                return await self._read(receive, limit)
         except TimeoutError:
-            if declared > self._max_body_bytes:
-                raise self._too_large() from None
+            if declared > limit:
+                raise _too_large(limit) from None
             raise RequestTimeout(f"The body did not arrive within {self._body_timeout:g} s. Send it faster, or less of it.") from None
 
-    async def _read(self, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive, limit: int) -> bytes:
         """Reads to the end even past the bound, dropping what is too much: a client that still sends would not see the answer."""
         chunks: list[bytes] = []
         size, more = 0, True
@@ -167,16 +171,17 @@ class Bounds:
             chunk = message.get("body", b"")
             size += len(chunk)
             more = message.get("more_body", False)
-            if size <= self._max_body_bytes:
+            if size <= limit:
                 chunks.append(chunk)
             else:
                 chunks.clear()
-        if size > self._max_body_bytes:
-            raise self._too_large()
+        if size > limit:
+            raise _too_large(limit)
         return b"".join(chunks)
 
-    def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"The request body is larger than {self._max_body_bytes} bytes, which is the limit. Send less at once.")
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {limit} bytes, which is the limit. Send less at once.")
 
 
 class Leases:
@@ -194,7 +199,7 @@ class Leases:
 
 def _request_id(scope: Scope) -> bytes:
     given = next((value for name, value in scope["headers"] if name == REQUEST_ID_HEADER.encode()), b"")
-    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}".encode()
+    return given if _REQUEST_ID.fullmatch(given) else logs.new_request_id().encode()
 
 
 def _log(ended: Ended) -> None:

@@ -101,7 +101,7 @@ class GenerationService:
     def load(self) -> Load:
         """Returns what is going on, in the limiter and in the engine."""
         stats = self.model.engine.stats()
-        return Load(stats.running, stats.waiting + self.limiter.waiting, stats.kv_cache_usage)
+        return Load(stats.running, stats.waiting + self.limiter.waiting, stats.kv_cache_usage, stats)
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
@@ -153,6 +153,7 @@ class GenerationService:
         ``visible`` are special tokens whose names are part of the text. Closing the iterator cancels all, in the queue or in the engine.
         """
         watches = [Stopwatch(self._metrics, len(request.prompt_token_ids)) for request in requests]
+        self._metrics.asked(max_tokens=requests[0].sampling.max_tokens, n=len(requests))
         try:
             async with self.limiter.slot():
                 streams = [self.model.generate(request, stop, visible) for request in requests]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 
+from modelyard.api.names import REQUEST_ID_HEADER
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from modelyard_runtime.logs import new_request_id
 
 _MAX_HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 30.0
@@ -91,5 +94,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def _answer(status: int, message: str) -> bytes:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_http"}}).encode()
-    head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-    return head % (status, _PHRASES[status], len(body)) + body
+    head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s: %s\r\nconnection: close\r\n\r\n"
+    return head % (status, _PHRASES[status], len(body), REQUEST_ID_HEADER.encode(), new_request_id().encode()) + body

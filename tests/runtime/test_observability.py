@@ -1,0 +1,192 @@
+"""What others see of the work: metrics under both names, log lines, spans, and the id of each request everywhere."""
+
+import http.server
+import logging
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from modelyard_runtime.metrics import VLLM_NAMES, Exposition, Load, Metrics
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from .conftest import Running, running, wait_until
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+CHAT: dict[str, Any] = {"model": "tiny-chat", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def types(server: Running) -> dict[str, str]:
+    """Returns the metrics that a server shows, by name."""
+    text = httpx.get(f"{server.private_url}/metrics").text
+    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+
+
+def documented() -> set[str]:
+    """Returns the names of the runtime's metrics in the documentation."""
+    runtime = DOCS.read_text().split("## Runtime")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in runtime.splitlines() if line.startswith("| `")]
+    return {name.split("{")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_the_documentation_names_every_metric(chat: Running, embed: Running) -> None:
+    chat.openai().chat.completions.create(**CHAT)
+    embed.openai().embeddings.create(model="tiny-embed", input="Hello")
+    shown = set(types(chat)) | set(types(embed))
+    assert documented() - shown == set()
+    assert shown - documented() == set()
+
+
+def test_plain_names_are_shown_on_demand(start: Callable[..., Running]) -> None:
+    server = start(vllm_metric_names=True)
+    server.openai().chat.completions.create(**CHAT)
+    shown = types(server)
+    plain = {name.removeprefix("vllm:") for name in shown if name.startswith("vllm:")}
+    assert {name.removesuffix("_total") for name in plain} == {name.removesuffix("_total") for name in VLLM_NAMES}
+    text = httpx.get(f"{server.private_url}/metrics").text
+    for line in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
+        assert f'{line}{{model_name="tiny-chat"}} 0' in text
+    assert 'vllm:request_generation_tokens_sum{model_name="tiny-chat"} 4.0' in text
+    assert 'vllm:request_success_total{finished_reason="length",model_name="tiny-chat"} 1.0' in text
+    assert 'le="0.001"' in text
+
+
+def test_plain_names_are_off_by_default(chat: Running) -> None:
+    assert "vllm:" not in httpx.get(f"{chat.private_url}/metrics").text
+
+
+def test_requests_are_counted_by_route_and_status(chat: Running) -> None:
+    def count(path: str, status: int, method: str = "POST") -> float:
+        return chat.metric("http_requests_total", method=method, path=path, status=str(status))
+
+    before = {path: count(path, 200) for path in ("/v1/chat/completions",)}
+    bad = count("/v1/chat/completions", 400)
+    missing = count("", 404, "GET")
+    listed = count("/v1/models/{name:path}", 404, "GET")
+    httpx.post(f"{chat.url}/v1/chat/completions", json=CHAT)
+    httpx.post(f"{chat.url}/v1/chat/completions", json={})
+    for number in range(3):
+        httpx.get(f"{chat.url}/not-here/{number}")
+        httpx.get(f"{chat.url}/v1/models/other-{number}")
+    assert count("/v1/chat/completions", 200) == before["/v1/chat/completions"] + 1
+    assert count("/v1/chat/completions", 400) == bad + 1
+    assert count("", 404, "GET") == missing + 3
+    assert count("/v1/models/{name:path}", 404, "GET") == listed + 3
+
+
+def test_a_waiting_request_is_observed_by_capability(chat: Running) -> None:
+    chat.openai().chat.completions.create(**CHAT)
+    chat.openai().completions.create(model="tiny-chat", prompt="Hello", max_tokens=2)
+    for capability in ("chat", "completions"):
+        assert chat.metric("capability_queue_wait_seconds_count", capability=capability) >= 1
+
+
+def test_a_model_that_goes_takes_its_series_along() -> None:
+    exposition = Exposition(plain=True)
+    for name in ("one", "two"):
+        metrics = Metrics(exposition, name, lambda: Load(running=1))
+        metrics.finished("stop")
+        metrics.queued("chat", 0.1)
+    exposition.forget("one")
+    text = exposition.render().decode()
+    assert 'model_name="one"' not in text
+    assert 'modelyard_request_success_total{finished_reason="stop",model_name="two"} 1.0' in text
+    assert 'vllm:num_requests_running{model_name="two"} 1.0' in text
+
+
+def test_the_log_says_what_a_request_was(chat: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "modelyard_runtime"):
+        httpx.post(f"{chat.url}/v1/chat/completions", json=CHAT, headers={"x-request-id": "mine", "authorization": "Bearer secret"})
+        # The line is written once the answer has gone out, which the client may see first.
+        wait_until(lambda: any(record.getMessage() == "request" for record in caplog.records), "the line")
+    line = next(record for record in caplog.records if record.getMessage() == "request")
+    said: dict[str, Any] = vars(line)
+    assert (said["model"], said["capability"], said["completionTokens"], said["status"]) == ("tiny-chat", "chat", 4, 200)
+    assert said["promptTokens"] > 0
+    assert said["firstTokenSeconds"] > 0
+    assert "secret" not in str(said)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * 200_000, 431),
+        (b"GET /not-here HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
+        (b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\nexpect: 100-continue\r\n\r\n", 413),
+    ],
+)
+def test_every_answer_has_an_id(chat: Running, head: bytes, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", chat.port), timeout=10) as client:
+        client.sendall(head)
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert re.search(rb"\r\nx-request-id: req-[0-9a-f]{32}\r\n", answer)
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    """An OpenTelemetry collector that keeps what it gets."""
+    received: list[ExportTraceServiceRequest] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            assert self.path == "/v1/traces"
+            received.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", received
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    return [_value(one) for one in value.array_value.values] if kind == "array_value" else getattr(value, kind)
+
+
+def test_spans_reach_a_collector(settings: Callable[..., Any]) -> None:
+    with collector() as (endpoint, received), running(settings("builtin://tiny-chat", otlp_endpoint=endpoint)) as server:
+        httpx.post(f"{server.url}/v1/chat/completions", json=CHAT, headers={"traceparent": PARENT, "x-request-id": "mine"})
+        httpx.post(f"{server.url}/v1/chat/completions", json={**CHAT, "model": "other"}, headers={"traceparent": "garbage"})
+        httpx.get(f"{server.url}/health")
+        server.told(2)
+        server.join()
+    spans = [span for request in received for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
+    assert [span.name for span in spans] == ["chat tiny-chat", "POST /v1/chat/completions"]
+    served, refused = spans
+    assert (served.trace_id.hex(), served.parent_span_id.hex()) == (PARENT.split("-")[1], PARENT.split("-")[2])
+    assert not refused.parent_span_id
+    attributes = {attribute.key: _value(attribute.value) for attribute in served.attributes}
+    assert attributes["gen_ai.operation.name"] == "chat"
+    assert attributes["gen_ai.request.model"] == "tiny-chat"
+    assert attributes["gen_ai.usage.output_tokens"] == 4
+    assert attributes["gen_ai.usage.input_tokens"] > 0
+    assert attributes["gen_ai.response.finish_reasons"] == ["length"]
+    assert 0 < attributes["gen_ai.server.time_to_first_token"] <= (served.end_time_unix_nano - served.start_time_unix_nano) / 1e9
+    assert (attributes["http.response.status_code"], attributes["modelyard.request_id"]) == (200, "mine")
+    assert "gen_ai.request.model" not in {attribute.key for attribute in refused.attributes}
+
+
+def test_tracing_costs_nothing_when_it_is_off() -> None:
+    code = "import sys, modelyard_runtime.serving.server; print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
