@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from modelyard_runtime.api import chat, classify, completions, embeddings, rerank, status
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
+from modelyard_runtime.api.openresponses import router as responses
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
 from modelyard_runtime.observation import Ended
 from modelyard_runtime.serving.runtime import Runtime
@@ -25,7 +26,8 @@ def public_app(runtime: Runtime) -> ASGIApp:
     watchers: list[Callable[[Ended], None]] = [lambda ended: runtime.exposition.answered(ended.scope["method"], ended.route, ended.status)]
     if runtime.tracing is not None:
         watchers.append(runtime.tracing.record)
-    return _guarded(runtime, watchers, chat.router, completions.router, embeddings.router, rerank.router, classify.router, status.public)
+    return _guarded(runtime, watchers, 
+        chat.router, completions.router, responses.router, embeddings.router, rerank.router, classify.router, status.public)
 
 
 def private_app(runtime: Runtime) -> ASGIApp:

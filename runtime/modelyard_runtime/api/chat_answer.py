@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard_runtime.api import sse
-from modelyard_runtime.api.conversation import Conversation, Step
+from modelyard_runtime.api.conversation import Conversation, Step, Tally
 from modelyard_runtime.api.logprobs import Spelling, chat_entries
 from modelyard_runtime.api.usage import usage
 from modelyard_runtime.engine.base import FinishReason
@@ -23,10 +23,7 @@ class _Choice:
     content: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[tuple[ToolCallStart, list[str]]] = field(default_factory=list)
-    tokens: int = 0
-    reasoning_tokens: int = 0
-    cached_tokens: int = 0
-    finish_reason: str | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def add(self, step: Step, spelling: Spelling) -> None:
         """Takes a step in."""
@@ -34,13 +31,13 @@ class _Choice:
             self._add(part)
         if self.logprobs is not None:
             self.logprobs += chat_entries(step.delta.tokens, spelling)
-        self.tokens = step.delta.completion_tokens
-        self.cached_tokens += sum(event.cached_tokens for event in step.delta.events)
-        if any(isinstance(part, Reasoning) for part in step.parts):
-            self.reasoning_tokens += len(step.delta.token_ids)
-        reason = step.delta.finish_reason
-        if reason is not None:
-            self.finish_reason = "tool_calls" if self.calls and reason is FinishReason.STOP else reason
+        self.tally.add(step)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended, in OpenAI's words; None while it goes on."""
+        reason = self.tally.finish_reason
+        return "tool_calls" if self.calls and reason is FinishReason.STOP else reason
 
     def _add(self, part: Part) -> None:
         match part:
@@ -119,9 +116,9 @@ class ChatAnswer:
     def _usage(self, choices: list[_Choice]) -> dict[str, Any]:
         return usage(
             self.conversation.prompt_tokens,
-            sum(choice.tokens for choice in choices),
-            cached_tokens=choices[0].cached_tokens,
-            reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
+            sum(choice.tally.tokens for choice in choices),
+            cached_tokens=choices[0].tally.cached_tokens,
+            reasoning_tokens=sum(choice.tally.reasoning_tokens for choice in choices),
         )
 
     @property

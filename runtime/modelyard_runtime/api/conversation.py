@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.api.chat_body import ChatBody
-from modelyard_runtime.models.answer import AnswerParser, Part, PlainParser
+from modelyard_runtime.engine.base import FinishReason
+from modelyard_runtime.models.answer import AnswerParser, Part, PlainParser, Reasoning
 from modelyard_runtime.models.prompt import ChatPrompt
 from modelyard_runtime.models.text import TextDelta
 
@@ -25,6 +26,24 @@ class Step:
     choice: int
     parts: list[Part]
     delta: TextDelta
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one choice has come to so far, in tokens; ``cached_tokens`` are the prompt's."""
+
+    tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+
+    def add(self, step: Step) -> None:
+        """Takes a step in."""
+        self.tokens = step.delta.completion_tokens
+        self.cached_tokens += sum(event.cached_tokens for event in step.delta.events)
+        if any(isinstance(part, Reasoning) for part in step.parts):
+            self.reasoning_tokens += len(step.delta.token_ids)
+        self.finish_reason = step.delta.finish_reason
 
 
 @dataclass(frozen=True, slots=True)

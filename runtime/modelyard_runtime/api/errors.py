@@ -131,8 +131,9 @@ def _priority(problem: Any) -> int:
 
 
 def _param(location: tuple[int | str, ...]) -> str:
-    """Returns ``messages[0].role`` for ("body", "messages", 0, "role")."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
+    """Returns ``messages[0].role`` for ("body", "messages", 0, "role"). Parts in angle brackets are tags of unions, no fields."""
+    named = [part for part in location[1:] if not str(part).startswith("<")]
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named)
     return text.lstrip(".")[:200]
 
 

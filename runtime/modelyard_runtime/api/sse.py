@@ -21,21 +21,27 @@ def event(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
+def named_event(value: dict[str, Any]) -> bytes:
+    """Returns a value as an event of its own ``type``."""
+    return b"event: " + str(value["type"]).encode() + b"\n" + event(value)
+
+
 class EventStream(Response):
-    """Sends the iterator's events, then ``[DONE]``; an error on the way is the last event instead. Always closes the iterator.
+    """Sends the iterator's events, then ``last``; an error on the way is the last event instead. Always closes the iterator.
 
     The response is cancelled when the client leaves (see `middleware`), which closes the iterator too.
     """
 
-    def __init__(self, events: AsyncIterator[bytes]):
+    def __init__(self, events: AsyncIterator[bytes], last: bytes = DONE):
         super().__init__()
         self._events = events
+        self._last = last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the response."""
         headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        last = DONE
+        last = self._last
         async with aclosing(self._events) as events:  # type: ignore[type-var]
             try:
                 async for chunk in events:

@@ -1,0 +1,1 @@
+"""``/v1/responses``, without state: each request brings its conversation, and nothing of it is kept."""
