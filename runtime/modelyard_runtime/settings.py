@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from modelyard.api.durations import Duration
 from modelyard.api.names import ENV_PREFIX, HTTP_PORT, METRICS_PORT
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -31,7 +31,7 @@ Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
 SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
 #: Bytes with a binary unit, or a share of what there is.
 Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
-Capability = Literal["chat", "completions", "embeddings", "rerank", "classify"]
+Capability = Literal["chat", "completions", "embeddings", "rerank", "classify", "transcription"]
 #: Names in chat templates that decide what is rendered, or are the template's own.
 _RESERVED = {
     *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
@@ -63,7 +63,8 @@ class ModelSettings(BaseModel):
     )
     capability: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
         default=(),
-        description="What the model may be asked for: chat, completions, embeddings, rerank or classify (repeatable). Detected when left out.",
+        description="What the model is for: chat, completions, embeddings, rerank, classify, transcription (repeatable). "
+        "Detected when left out.",
     )
 
 
@@ -78,12 +79,25 @@ class ComputeSettings(BaseModel):
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="Sequences generated at once.")
+    kv_cache_tokens: Annotated[int, Field(ge=16, le=1 << 40)] | None = Field(
+        default=None,
+        description="Tokens that the KV cache holds, of all sequences together. By the memory available when left out. "
+        "When it is full, the youngest sequence waits and is computed again.",
+    )
+    prefix_caching: bool = Field(default=True, description="Keep prompts' keys and values for requests that begin alike.")
+    speculative_tokens: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0, description="Tokens per step and sequence guessed from its own text, at most. Answers stay the same; 0 is off."
+    )
+    engine_step_timeout: Timeout = Field(
+        default=timedelta(seconds=120), description="Longest time of one step of the engine; then it is dead, and the process ends."
+    )
     max_batch_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
         default=8192, description="Tokens, padding included, of one forward pass over texts to embed or to judge."
     )
     embedding_cache_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = Field(
         default=32 << 20, description="Memory for the embeddings of texts asked for last, in bytes; 0 keeps none."
     )
+    beam_size: Annotated[int, Field(ge=1, le=16)] = Field(default=5, description="Beams that speech is read with; 1 is greedy.")
     report_usage: bool = Field(
         default=True, description="Count tokens in answers to embeddings, rerank, score and classify; false reports 0 in their usage."
     )
@@ -199,6 +213,47 @@ class MediaSettings(BaseModel):
     )
 
 
+class KeySettings(BaseModel):
+    """Who may ask."""
+
+    api_key_file: Path | None = Field(
+        default=None,
+        description="File with the keys, one a line, of which requests to the public port need one; /health and /ready need none. "
+        "Nobody needs a key when left out.",
+    )
+    api_key: SecretStr | None = Field(default=None, description="One more such key.", json_schema_extra={"environment_only": True})
+    admin_key_file: Path | None = Field(
+        default=None, description="The same for /admin on the private port. Whoever reaches that port needs no key when left out."
+    )
+    admin_key: SecretStr | None = Field(default=None, description="One more such key.", json_schema_extra={"environment_only": True})
+
+
+class JobSettings(BaseModel):
+    """Pulls through /admin/pulls."""
+
+    allow_pull: Annotated[tuple[SourceText, ...], NoDecode, _split(",")] = Field(
+        default=("builtin://*", "hf://*"),
+        max_length=100,
+        description="Sources that may be pulled, as patterns such as hf://our-org/* (repeatable; the first one replaces the default).",
+    )
+    max_pulls: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Pulls at once; others wait.")
+    state_dir: Path | None = Field(
+        default=None, description="Where pulls and the models that came by them are remembered. `state` in the cache when left out."
+    )
+
+
+class AudioSettings(BaseModel):
+    """What recordings of requests may be."""
+
+    max_audio_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
+        default=25 << 20, description="Largest audio file, in bytes; then 413. Gateways have a bound of their own (32 MiB)."
+    )
+    max_audio_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        default=3600, description="Longest recording; one takes 32 KB of memory for each second, and twice that while it is decoded."
+    )
+    audio_timeout: Timeout = Field(default=timedelta(seconds=60), description="Longest time to decode one and to find speech in it.")
+
+
 class NetworkSettings(BaseModel):
     """Where it listens."""
 
@@ -264,6 +319,9 @@ class ServeSettings(
     ManySettings,
     RequestSettings,
     MediaSettings,
+    AudioSettings,
+    KeySettings,
+    JobSettings,
     NetworkSettings,
     ObservabilitySettings,
     StorageSettings,
@@ -302,6 +360,9 @@ SERVE_GROUPS: tuple[type[BaseModel], ...] = (
     ManySettings,
     RequestSettings,
     MediaSettings,
+    AudioSettings,
+    KeySettings,
+    JobSettings,
     NetworkSettings,
     ObservabilitySettings,
     StorageSettings,

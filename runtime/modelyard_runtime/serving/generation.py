@@ -66,12 +66,23 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     loaded = load_causal_lm(
         folder, dtype=settings.dtype, device=settings.device, progress=lambda fraction: report(Step(Phase.LOAD, fraction))
     )
-    bounds = EngineSettings(max_model_length=settings.max_model_length, max_concurrent_sequences=settings.max_concurrent_sequences)
-    engine = TransformersEngine(loaded, bounds)
+    engine = TransformersEngine(loaded, engine_settings(settings))
     model = ChatModel(engine, loaded.tokenizer)
     if "chat" in capabilities:
         _check_template(model)
     return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, _manner(folder, settings, str(loaded.dtype)))
+
+
+def engine_settings(settings: ServeSettings) -> EngineSettings:
+    """Returns the engine's part of the settings."""
+    return EngineSettings(
+        max_model_length=settings.max_model_length,
+        max_concurrent_sequences=settings.max_concurrent_sequences,
+        kv_cache_tokens=settings.kv_cache_tokens,
+        prefix_caching=settings.prefix_caching,
+        speculative_tokens=settings.speculative_tokens,
+        step_timeout=settings.engine_step_timeout.total_seconds(),
+    )
 
 
 def serve(loaded: LoadedChat, context: Context) -> GenerationService:
