@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from modelyard_runtime.errors import Unauthorized, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.detection import capabilities_of, family_for
+from modelyard_runtime.serving.facts import Facts, facts_of
 from modelyard_runtime.serving.families import FamilyModule
 from modelyard_runtime.settings import ServeSettings, StorageSettings
 from modelyard_runtime.sources import store
@@ -22,9 +23,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model on this machine: its folder, what it may be asked for, and its family's module, which is imported."""
+    """A model on this machine: its folder, what its files say, what it may be asked for, and its family's module, which is imported."""
 
     folder: Path
+    facts: Facts
     capabilities: tuple[str, ...]
     module: FamilyModule
 
@@ -52,7 +54,7 @@ def find(settings: ServeSettings, report: Report) -> Found:
     capabilities = capabilities_of(folder, settings.capability)
     family = family_for(folder, capabilities)
     report(Step(Phase.LOAD, 0.0))
-    return Found(folder, capabilities, family.implementation())
+    return Found(folder, facts_of(folder), capabilities, family.implementation())
 
 
 def load(found: Found, settings: ServeSettings, report: Report) -> Any:

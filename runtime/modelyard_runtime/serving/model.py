@@ -11,6 +11,7 @@ from typing import Any
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.metrics import Exposition, Load, Metrics
 from modelyard_runtime.progress import Phase
+from modelyard_runtime.serving.facts import Facts
 from modelyard_runtime.serving.families import Service
 from modelyard_runtime.serving.lifecycle import Lifecycle
 from modelyard_runtime.serving.specs import ModelSpec
@@ -19,8 +20,8 @@ from modelyard_runtime.serving.specs import ModelSpec
 class ServedModel:
     """Used from the event loop; only the lifecycle is written by the loader's thread too.
 
-    ``memory`` are the bytes measured when it was last loaded, ``last_used`` and ``retry_at`` monotonic seconds; ``keep_alive`` are the
-    seconds without a request after which it is unloaded, None for ever.
+    ``facts`` are what its files said and ``memory`` the bytes measured when it was last loaded, ``last_used`` and ``retry_at`` monotonic
+    seconds; ``keep_alive`` are the seconds without a request after which it is unloaded, None for ever.
     """
 
     def __init__(self, spec: ModelSpec, exposition: Exposition):
@@ -30,6 +31,7 @@ class ServedModel:
         self.metrics = Metrics(exposition, spec.name, self._load)
         self.service: Service | None = None
         self.loading: asyncio.Task[None] | None = None
+        self.facts = Facts()
         self.memory = 0
         self.retry_at = 0.0
         self.last_used = time.monotonic()
@@ -97,6 +99,7 @@ class ServedModel:
         more = {"capabilities": self.capabilities} if self.capabilities else {}
         if self.service is not None:
             more |= self.service.describe()
+        more |= self.facts.shown()
         if self.spec.aliases:
             more |= {"aliases": self.spec.aliases}
         state = {"status": self.lifecycle.state, "warmup": self.lifecycle.warmup}

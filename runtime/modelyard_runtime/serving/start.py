@@ -44,6 +44,7 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
 
 async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception], None]) -> None:
     life, settings = model.lifecycle, model.spec.settings
+    model.facts = found.facts
     before = await asyncio.to_thread(memory.held)
     loaded = await on_thread(lambda: load(found, settings, life.report))
     life.report(Step(Phase.WARMUP))
