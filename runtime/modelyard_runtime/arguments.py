@@ -97,7 +97,9 @@ def _command(
     )
     for group in groups:
         section = parser.add_argument_group((group.__doc__ or "").rstrip(".").lower())
-        for field in group.model_fields:
+        for field, info in group.model_fields.items():
+            if info.json_schema_extra == {"environment_only": True}:  # secrets: a command line is there for all to see
+                continue
             section.add_argument(_flag(field), **_options(field, settings.model_fields[field]))
     return parser
 
@@ -116,6 +118,8 @@ def _options(field: str, info: FieldInfo) -> dict[str, Any]:
 
 
 def _render(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return durations.render(value) if hasattr(value, "total_seconds") else str(value)
 
 

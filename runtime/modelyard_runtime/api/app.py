@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +11,7 @@ from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from modelyard_runtime.api import chat, classify, completions, embeddings, rerank, status
+from modelyard_runtime.api import admin, chat, classify, completions, embeddings, keys, rerank, status
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
 from modelyard_runtime.api.openresponses import router as responses
@@ -22,20 +23,36 @@ _HANDLED = (ApiError, RequestValidationError, HTTPException, RequestTooLarge, En
 
 
 def public_app(runtime: Runtime) -> ASGIApp:
-    """Returns the application of the public port."""
+    """Returns the application of the public port. Raises ArgumentsInvalid when its keys cannot be read."""
+    digests = keys.read(runtime.settings.api_key_file, runtime.settings.api_key, "--api-key-file")
     watchers: list[Callable[[Ended], None]] = [lambda ended: runtime.exposition.answered(ended.scope["method"], ended.route, ended.status)]
     if runtime.tracing is not None:
         watchers.append(runtime.tracing.record)
-    return _guarded(runtime, watchers, 
-        chat.router, completions.router, responses.router, embeddings.router, rerank.router, classify.router, status.public)
+    guard = partial(keys.Keys, digests=digests, needed=keys.public_needs)
+    return _guarded(
+        runtime,
+        guard,
+        watchers,
+        chat.router,
+        completions.router,
+        responses.router,
+        embeddings.router,
+        rerank.router,
+        classify.router,
+        status.public,
+    )
 
 
 def private_app(runtime: Runtime) -> ASGIApp:
-    """Returns the application of the private port."""
-    return _guarded(runtime, (), status.private)
+    """Returns the application of the private port. Raises ArgumentsInvalid when its keys cannot be read."""
+    digests = keys.read(runtime.settings.admin_key_file, runtime.settings.admin_key, "--admin-key-file")
+    guard = partial(keys.Keys, digests=digests, needed=keys.private_needs)
+    return _guarded(runtime, guard, (), status.private, admin.router)
 
 
-def _guarded(runtime: Runtime, watchers: Sequence[Callable[[Ended], None]], *routers: APIRouter) -> ASGIApp:
+def _guarded(
+    runtime: Runtime, guard: Callable[[ASGIApp], ASGIApp], watchers: Sequence[Callable[[Ended], None]], *routers: APIRouter
+) -> ASGIApp:
     app = FastAPI(title="Modelyard runtime", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.runtime = runtime
     for router in routers:
@@ -49,4 +66,4 @@ def _guarded(runtime: Runtime, watchers: Sequence[Callable[[Ended], None]], *rou
         body_timeout=settings.body_timeout.total_seconds(),
         request_timeout=settings.request_timeout.total_seconds(),
     )
-    return AccessLog(bounded, closing=lambda: runtime.draining, watchers=watchers)
+    return AccessLog(guard(bounded), closing=lambda: runtime.draining, watchers=watchers)

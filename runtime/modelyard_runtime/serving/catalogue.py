@@ -13,7 +13,6 @@ An entry's further keys are the settings that a model may have of its own, calle
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +29,7 @@ Name = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s\x00-\x
 
 
 class Entry(OptionSettings):
-    """A model of a catalogue."""
+    """A model: its source, its names, and settings of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,12 +39,17 @@ class Entry(OptionSettings):
     capabilities: Annotated[tuple[Capability, ...], Field(max_length=16)] = ()
     preload: bool = False
     pinned: bool = False
-    token_file: Path | None = None
 
-    def options(self) -> Iterator[str]:
-        """Returns the names of the settings that the entry gives."""
+    def own(self) -> dict[str, Any]:
+        """Returns the settings that the entry gives."""
         known = {*OptionSettings.model_fields, "token_file"}
-        return (name for name in sorted(self.model_fields_set) if name in known)
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set & known)}
+
+
+class FileEntry(Entry):
+    """An entry of a file, which may name files of this machine."""
+
+    token_file: Path | None = None
 
 
 class Catalogue(BaseModel):
@@ -53,7 +57,7 @@ class Catalogue(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    models: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=1024)]
+    models: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=1024)]
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -121,7 +125,7 @@ def _said(problem: Any) -> str:
     if problem["type"] == "missing":
         return "is required"
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(sorted(Entry.model_fields if len(problem["loc"]) > 1 else Catalogue.model_fields))
+        known = ", ".join(sorted(FileEntry.model_fields if len(problem["loc"]) > 1 else Catalogue.model_fields))
         return f"is not known here; known are {known}"
     if problem["type"] in {"model_type", "model_attributes_type"}:
         return "must be a mapping, such as `models:` with a list of entries"

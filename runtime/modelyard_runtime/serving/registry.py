@@ -76,6 +76,11 @@ class Registry:
         self._by_name |= dict.fromkeys(spec.names, model)
         return model
 
+    def remove(self, model: ServedModel) -> None:
+        """Takes out a model that is unloaded; it may not be asked for any more."""
+        for name in model.spec.names:
+            self._by_name.pop(name, None)
+
     def find(self, *names: str | None) -> ServedModel | None:
         """Returns the model of the first name that there is, or None."""
         return next((self._by_name[name] for name in names if name is not None and name in self._by_name), None)

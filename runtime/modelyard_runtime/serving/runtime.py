@@ -10,6 +10,7 @@ from modelyard_runtime.metrics import Exposition
 from modelyard_runtime.progress import Phase, Step
 from modelyard_runtime.serving.lifecycle import snapshot
 from modelyard_runtime.serving.model import ServedModel
+from modelyard_runtime.serving.pulls import Pulls
 from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.specs import specs_of
 from modelyard_runtime.settings import ServeSettings
@@ -25,6 +26,7 @@ class Runtime:
         self.tracing = open_tracing(settings)
         specs = specs_of(settings)
         self.registry = Registry(settings, specs, self.exposition, self._model_failed)
+        self.pulls = Pulls(settings, self.registry)
         self.ended = asyncio.Event()
         self.failure: RuntimeFailed | None = None
         self.draining = False
@@ -33,6 +35,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Loads what is to be loaded at start, one after the other, and opens the doors; `failure` says why that cannot be."""
+        await self.pulls.resume()
         preloaded = [model for model in self.registry.models if model.spec.preload]
         for model in preloaded:
             await asyncio.wait({self.registry.load(model)})
@@ -90,8 +93,7 @@ class Runtime:
         return next((model.lifecycle.step for model in loading), Step(Phase.RESOLVE))
 
     def _model_failed(self, model: ServedModel, failure: RuntimeFailed) -> None:
-        del model
-        if self._alone:
+        if self._alone and model.spec.origin != "pull":
             self.die(failure)
 
 

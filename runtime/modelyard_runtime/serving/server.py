@@ -139,6 +139,7 @@ async def serve(
     for server in (public, private):
         server.should_exit = True
     await asyncio.wait([*serving, starting])
+    await runtime.pulls.stop()
     await runtime.registry.stop()
     if runtime.tracing is not None:
         await asyncio.to_thread(runtime.tracing.close)

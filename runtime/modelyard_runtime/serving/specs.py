@@ -52,9 +52,8 @@ def spec_of(entry: Entry, settings: ServeSettings, origin: str) -> ModelSpec:
     """Returns the model of a catalogue's entry. Raises ArgumentsInvalid on a source that cannot be."""
     parse(entry.source)
     name = entry.name or name_of(entry.source)
-    own = {key: getattr(entry, key) for key in entry.options()}
     more = {"model": (entry.source,), "served_model_name": name, "capability": entry.capabilities}
-    return ModelSpec(name, settings.model_copy(update=own | more), entry.aliases, entry.preload, entry.pinned, origin)
+    return ModelSpec(name, settings.model_copy(update=entry.own() | more), entry.aliases, entry.preload, entry.pinned, origin)
 
 
 def _of_flags(settings: ServeSettings) -> Iterator[ModelSpec]:

@@ -17,10 +17,15 @@ _FORMAT = "v1"
 def resolve(name: str, cache: Path, stores: Sequence[Path], report: Report) -> Path:
     """Returns the folder of a catalogue's model. Raises WeightsNotFound, DownloadFailed or Unauthorized."""
     entry = lookup(name)
-    version = entry.wheel.version if entry.wheel else _FORMAT
-    folder = f"builtin/{name}-{version}"
+    folder = place(name)
     found = store.find((*stores, cache), folder)
     return found or store.publish(cache, folder, lambda target: _make(entry, cache, target, report))
+
+
+def place(name: str) -> str:
+    """Returns where in a store a model is. Raises WeightsNotFound."""
+    wheel_of = lookup(name).wheel
+    return f"builtin/{name}-{wheel_of.version if wheel_of else _FORMAT}"
 
 
 def _make(entry: Entry, cache: Path, target: Path, report: Report) -> None:

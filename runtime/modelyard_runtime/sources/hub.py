@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from modelyard_runtime.errors import DownloadFailed, Unauthorized, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
-from modelyard_runtime.sources import store
+from modelyard_runtime.sources import ranged, store
 from modelyard_runtime.sources.source import Hub
 
 # Nothing that runs code when it is read, and no second copy of the weights in another format.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_PARALLEL = 4
+_ETAG = re.compile(r"[\w.-]{1,128}")
 _UNWANTED = ("original/*", "consolidated*.safetensors", "onnx/*", "openvino/*", "runs/*")
 
 
@@ -72,22 +73,46 @@ def _download(source: Hub, cache: Path, token: str | None, report: Report) -> Pa
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
 
     with _hub_errors(source, token), store.storage_errors(cache):
-        files = HfApi(token=token or False).model_info(source.repository, revision=source.revision, files_metadata=True).siblings or []
-        names = wanted(file.rfilename for file in files)
-        total = sum(file.size or 0 for file in files if file.rfilename in set(names))
+        info = HfApi(token=token or False).model_info(source.repository, revision=source.revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        names = wanted(sizes)
         _check(source, names)
-        store.ensure_space(cache / "hub", total)
-        report(Step.of_bytes(Phase.DOWNLOAD, 0, total))
+        _fetch_blobs(source, {name: sizes[name] for name in names}, cache, commit=info.sha or source.revision, token=token, report=report)
+        # All blobs are there: what is left is the snapshot's folder, of links to them.
         return Path(
             snapshot_download(
-                source.repository,
-                revision=source.revision,
-                cache_dir=cache / "hub",
-                token=token or False,
-                allow_patterns=names,
-                tqdm_class=_reporting_tqdm(report, total),
+                source.repository, revision=source.revision, cache_dir=cache / "hub", token=token or False, allow_patterns=names
             )
         )
+
+
+def _fetch_blobs(source: Hub, sizes: Mapping[str, int], cache: Path, *, commit: str, token: str | None, report: Report) -> None:
+    """Puts a snapshot's files where huggingface_hub keeps them, by their etags."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415
+    from huggingface_hub.utils import build_hf_headers, get_session  # noqa: PLC0415
+
+    blobs, parts = cache / "hub" / f"models--{source.repository.replace('/', '--')}" / "blobs", cache / "downloads"
+    headers = build_hf_headers(token=token or False) | {"accept-encoding": "identity"}  # ranges count bytes as they are stored
+    total = sum(sizes.values())
+
+    def look(name: str) -> ranged.Wanted:
+        url = hf_hub_url(source.repository, name, revision=commit)
+        facts = get_hf_file_metadata(url, token=token or False)
+        if facts.etag is None or not _ETAG.fullmatch(facts.etag):
+            raise DownloadFailed(f"{url} has no etag", "try again later, or use another mirror of the hub")
+        return ranged.Wanted(url, sizes[name] if facts.size is None else facts.size, facts.etag, blobs / facts.etag)
+
+    report(Step.of_bytes(Phase.DOWNLOAD, 0, total))
+    with ThreadPoolExecutor(_PARALLEL) as threads:
+        files = list({file.etag: file for file in threads.map(look, sizes)}.values())
+        store.ensure_space(cache / "hub", sum(file.size for file in files if not file.present) - _kept(files, parts))
+        tally = ranged.Tally(lambda done: report(Step.of_bytes(Phase.DOWNLOAD, done, total)))
+        for fetched in [threads.submit(ranged.fetch, file, get_session(), headers, parts, tally) for file in files]:
+            fetched.result()
+
+
+def _kept(files: Sequence[ranged.Wanted], parts: Path) -> int:
+    return sum(part.stat().st_size for part in (file.part(parts) for file in files) if part.is_file())
 
 
 def _check(source: Hub, names: Sequence[str]) -> None:
@@ -129,23 +154,3 @@ def _hub_errors(source: Hub, token: str | None) -> Iterator[None]:
 
 def _access(token: str | None) -> str:
     return "the token given may not read it" if token else "no token is given"
-
-
-def _reporting_tqdm(report: Report, total: int) -> type[Any]:
-    """Returns a progress bar that draws nothing and reports bytes."""
-
-    class Reporting(tqdm):  # type: ignore[misc]
-        """Counts for the report what the hub client counts for its bar."""
-
-        def __init__(self, *args: Any, **options: Any):
-            super().__init__(*args, **(options | {"disable": True}))
-            self.unit = options.get("unit")
-
-        def update(self, n: float | None = 1) -> bool | None:
-            """Notes progress. Raises what the report raises."""
-            self.n += n or 0
-            if self.unit == "B":
-                report(Step.of_bytes(Phase.DOWNLOAD, int(self.n), total))
-            return None
-
-    return Reporting

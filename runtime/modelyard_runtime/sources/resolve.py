@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_never
 
 from modelyard_runtime.progress import Phase, Report, Step
-from modelyard_runtime.sources import builtin, hub, local
+from modelyard_runtime.sources import builtin, hub, local, store
 from modelyard_runtime.sources.source import Builtin, Hub, Local, parse
 
 
@@ -28,3 +28,15 @@ def resolve(source: str, *, cache_dir: Path, model_dirs: Sequence[Path] = (), to
             return local.resolve(path, cache_dir, model_dirs, progress)
         case _:
             assert_never(parsed)
+
+
+def remove(source: str, cache_dir: Path) -> bool:
+    """Removes what the cache holds of a source; returns False where there is nothing of it, as of a local folder."""
+    match parse(source):
+        case Builtin(name):
+            place = cache_dir / builtin.place(name)
+        case Hub(repository):
+            place = cache_dir / "hub" / f"models--{repository.replace('/', '--')}"
+        case _:
+            return False
+    return place.is_dir() and store.forget(cache_dir, place)
