@@ -16,6 +16,7 @@ from modelyard_runtime.serving.runtime import Runtime
 if TYPE_CHECKING:
     from modelyard_runtime.serving.embeddings import EmbeddingService
     from modelyard_runtime.serving.generation import GenerationService
+    from modelyard_runtime.serving.hearing import TranscriptionService
     from modelyard_runtime.serving.ranking import RankingService
 
 #: The endpoint that each capability is best known by.
@@ -25,6 +26,7 @@ PATHS = {
     "embeddings": "/v1/embeddings",
     "rerank": "/v1/rerank",
     "classify": "/v1/classify",
+    "transcription": "/v1/audio/transcriptions",
 }
 
 
@@ -52,6 +54,11 @@ async def reranking(request: Request, model: str) -> EmbeddingService | RankingS
 async def classification(request: Request, model: str) -> RankingService:
     """Returns the service that classifies texts. Raises ModelNotFound, InvalidRequest or Unavailable."""
     return cast("RankingService", await service(request, model, "classify"))
+
+
+async def transcription(request: Request, model: str) -> TranscriptionService:
+    """Returns the speech-to-text service. Raises ModelNotFound, InvalidRequest or Unavailable."""
+    return cast("TranscriptionService", await service(request, model, "transcription"))
 
 
 async def service(request: Request, model: str, capability: str) -> Service:

@@ -26,19 +26,26 @@ def capabilities_of(folder: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
 def family_for(folder: Path, capabilities: tuple[str, ...]) -> Family:
     """Returns the family that serves the folder with these capabilities, which `capabilities_of` returned.
 
-    Encoders of several families can rerank: then the files say which one it is.
+    Encoders of two families can rerank: then the files say which one it is. Raises ArgumentsInvalid where they say that it is neither.
     """
-    fitting = [family for family in FAMILIES if family.capabilities >= set(capabilities)]
-    if len(fitting) > 1:
-        detected = set(detect(folder))
-        fitting.sort(key=lambda family: not family.capabilities >= detected)
-    return fitting[0]
+    fitting = {family.name: family for family in FAMILIES if family.capabilities >= set(capabilities)}
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    detected = detect(folder)
+    if not {"embeddings", "rerank", "classify"} & set(detected):
+        raise ArgumentsInvalid(
+            f"--capability: this model is made for {' and '.join(detected)}, not for {' and '.join(capabilities)}",
+            "choose a cross-encoder (…ForSequenceClassification) or an embedding model",
+        )
+    return fitting["embeddings" if "embeddings" in detected else "ranking"]
 
 
 def detect(folder: Path) -> tuple[str, ...]:
     """Returns what a model can do, by its files. Raises UnsupportedModel."""
     config = json.loads((folder / "config.json").read_text())
     architectures = [str(name) for name in config.get("architectures") or []]
+    if config.get("model_type") == "whisper" or ((folder / "model.bin").is_file() and "alignment_heads" in config):
+        return ("transcription",)
     if any(name.endswith("ForSequenceClassification") for name in architectures):
         return ("rerank",) if _labels(config) == 1 else ("classify",)
     if (folder / "modules.json").is_file():

@@ -100,6 +100,7 @@ FAMILIES = (
     Family("generation", frozenset({"chat", "completions"}), "modelyard_runtime.serving.generation"),
     Family("embeddings", frozenset({"embeddings", "rerank"}), "modelyard_runtime.serving.embeddings"),
     Family("ranking", frozenset({"rerank", "classify"}), "modelyard_runtime.serving.ranking"),
+    Family("transcription", frozenset({"transcription"}), "modelyard_runtime.serving.transcription"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -59,6 +59,10 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float | None
     words: tuple[Word, ...] = ()
+
+    def moved(self, start: float, end: float, words: tuple[Word, ...], no_speech_prob: float) -> Segment:
+        """Returns it with other times."""
+        return replace(self, start=start, end=end, words=words, no_speech_prob=no_speech_prob)
 
 
 class SpeechModel(Protocol):

@@ -7,7 +7,6 @@ minute does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +14,7 @@ from faster_whisper.vad import get_vad_model
 from numpy.typing import NDArray
 
 from modelyard_runtime.speech.base import SAMPLE_RATE, Recording, Samples
+from modelyard_runtime.speech.sensitivity import Sensitivity
 
 #: Samples that one probability stands for: 32 ms.
 STEP = 512
@@ -26,15 +26,6 @@ _SHORTEST = 0.1
 _HYSTERESIS = 0.15
 Probabilities = NDArray[np.float32]
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """What counts as speech: a probability; the seconds of silence that end it; the seconds kept around it."""
-
-    threshold: float = 0.5
-    silence: float = 2.0
-    padding: float = 0.4
 
 
 def to_samples(recording: Recording) -> Samples:
