@@ -11,8 +11,9 @@ from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from modelyard_runtime.api import admin, chat, classify, completions, embeddings, keys, rerank, status
+from modelyard_runtime.api import admin, audio, chat, classify, completions, embeddings, keys, rerank, status
 from modelyard_runtime.api.errors import handle
+from modelyard_runtime.api.forms import OVERHEAD
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
 from modelyard_runtime.api.openresponses import router as responses
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
@@ -39,6 +40,7 @@ def public_app(runtime: Runtime) -> ASGIApp:
         embeddings.router,
         rerank.router,
         classify.router,
+        audio.router,
         status.public,
     )
 
@@ -65,5 +67,6 @@ def _guarded(
         max_body_bytes=settings.max_body_bytes,
         body_timeout=settings.body_timeout.total_seconds(),
         request_timeout=settings.request_timeout.total_seconds(),
+        larger=dict.fromkeys(audio.PATHS, settings.max_audio_bytes + OVERHEAD),
     )
     return AccessLog(guard(bounded), closing=lambda: runtime.draining, watchers=watchers)
