@@ -1,0 +1,84 @@
+"""Calls in JSON that is all of the answer, as Llama 3 writes them, or after its marker: ``{"name": …, "parameters": {…}}``.
+
+Several calls follow each other or are in a list, and may be in a Markdown code block. JSON is a call when it names one of the request's
+tools; other JSON is the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from modelyard_runtime.models.tools.call import CallReader
+from modelyard_runtime.models.tools.output import Output, StateParser
+
+LLAMA_MARKER = "<|python_tag|>"
+_FENCES = ("", "```", "```json")
+#: Characters within which a call begins, or does not.
+_MOST_LEAD = 64
+
+
+class BareParser(StateParser):
+    """Calls at the beginning of a text, and after ``marker`` where the family has one."""
+
+    def __init__(self, tools: Collection[str], marker: str | None = None, output: Output | None = None):
+        super().__init__(output or Output())
+        self._tools = frozenset(tools)
+        self._marker = marker
+        markers = ("",) if marker is None else ("", marker)
+        self._leads = [a + fence + bracket + "{" for a in markers for fence in _FENCES for bracket in ("", "[")]
+        self._pattern = re.compile(rf"\s*(?:{re.escape(markers[-1])}\s*)?(?:```(?:json)?\s*)?(?:\[\s*)?(?=\{{)")
+        self._lead = ""
+        self._between_calls = ""
+        self._reader = self._new_reader()
+        self.state = self._begin
+
+    def _begin(self) -> bool:
+        """Tells a call from text; what may lead to a call is held back until then."""
+        rest = self.text[self.at : self.at + _MOST_LEAD]
+        lead = self._pattern.match(rest)
+        if lead is not None:
+            self._lead += lead[0]
+            self.at += lead.end()
+            return self.go(self._call)
+        compact = "".join(rest.split())
+        if len(rest) < _MOST_LEAD and not self.ended and any(lead.startswith(compact) for lead in self._leads):
+            return False
+        self.output.content(self._lead)
+        self._lead = ""
+        return self.go(self._content)
+
+    def _content(self) -> bool:
+        if self._marker is None:
+            self.output.content(self.text[self.at :])
+            self.at = len(self.text)
+            return False
+        before, marker = self.upto(self._marker)
+        self.output.content(before)
+        self._lead = marker or ""
+        return marker is not None and self.go(self._begin)
+
+    def _call(self) -> bool:
+        self.at = self._reader.push(self.text, self.at)
+        if self.ended:
+            self._reader.finish()
+        if not self._reader.done:
+            return False
+        rejected, lead, self._lead = self._reader.rejected, self._lead, ""
+        self._reader = self._new_reader()
+        if rejected is not None:
+            self.output.content(lead + rejected)
+            return self.go(self._content)
+        self._between_calls += "".join(sign for open_, sign in (("[", "]"), ("`", "`")) if open_ in lead)
+        return self.go(self._between)
+
+    def _between(self) -> bool:
+        """After a call: another one, the end of the list or of the code block, or text."""
+        while self.at < len(self.text) and (self.text[self.at].isspace() or self.text[self.at] in ",;" + self._between_calls):
+            self.at += 1
+        if self.at == len(self.text):
+            return False
+        return self.go(self._call if self.text[self.at] == "{" else self._content)
+
+    def _new_reader(self) -> CallReader:
+        return CallReader(self.output, self._tools.__contains__)

@@ -1,0 +1,226 @@
+"""Parsers of calls and reasoning: tables of texts, each cut at every place, and hostile ones that must not take long."""
+
+import itertools
+import time
+from collections.abc import Callable
+
+import pytest
+from modelyard_runtime.models.answer import AnswerParser, Content, Part, Reasoning, ToolCallArguments, ToolCallStart
+from modelyard_runtime.models.reasoning import ThinkParser
+from modelyard_runtime.models.tools.bare import LLAMA_MARKER, BareParser
+from modelyard_runtime.models.tools.harmony import HarmonyParser
+from modelyard_runtime.models.tools.hermes import HermesParser
+from modelyard_runtime.models.tools.mistral import MistralParser
+from modelyard_runtime.models.tools.output import Output, call_id, short_call_id
+
+Make = Callable[[], AnswerParser]
+Answer = tuple[str, str, list[tuple[str, str]]]
+
+
+def output() -> Output:
+    numbers = itertools.count()
+    return Output(lambda: f"call-{next(numbers)}")
+
+
+def hermes() -> AnswerParser:
+    return HermesParser(output())
+
+
+def llama() -> AnswerParser:
+    return BareParser({"f", "g"}, LLAMA_MARKER, output())
+
+
+def generic() -> AnswerParser:
+    return BareParser({"f", "g"}, None, output())
+
+
+def mistral() -> AnswerParser:
+    return MistralParser(output())
+
+
+def harmony() -> AnswerParser:
+    return HarmonyParser(output())
+
+
+def thinking() -> AnswerParser:
+    return ThinkParser(hermes(), opened=False)
+
+
+def thinking_already() -> AnswerParser:
+    return ThinkParser(hermes(), opened=True)
+
+
+def joined(parts: list[Part]) -> Answer:
+    """Puts parts together: content, reasoning, and the calls as (name, arguments)."""
+    calls: list[tuple[str, str]] = []
+    for part in parts:
+        match part:
+            case ToolCallStart(index, id_, name):
+                assert (index, id_) == (len(calls), f"call-{index}")
+                calls.append((name, ""))
+            case ToolCallArguments(index, text):
+                assert index == len(calls) - 1, "a call's arguments follow its start"
+                calls[index] = (calls[index][0], calls[index][1] + text)
+            case _:
+                pass
+    content = "".join(part.text for part in parts if isinstance(part, Content))
+    return content, "".join(part.text for part in parts if isinstance(part, Reasoning)), calls
+
+
+ARGUMENTS = '{"a": "}{\\"é", "b": [1, {}]}'
+CALL = f'{{"name": "f", "arguments": {ARGUMENTS}}}'
+SHORT = '{"name": "f", "parameters": {"a": 1}}'
+ANALYSIS = "<|channel|>analysis<|message|>Hm.<|end|>"
+F, FA = ("f", ARGUMENTS), ("f", '{"a": 1}')
+
+ROWS: list[tuple[Make, str, Answer]] = [
+    (hermes, "", ("", "", [])),
+    (hermes, " hello\n", (" hello\n", "", [])),
+    (hermes, f"Let me.\n\n<tool_call>\n{CALL}\n</tool_call>", ("Let me.", "", [F])),
+    (hermes, f"<tool_call>{CALL}</tool_call>\n<tool_call>\n{CALL}\n</tool_call>\nDone.\n", ("Done.\n", "", [F, F])),
+    (hermes, f"<tool_call>{CALL}\n{CALL}</tool_call>", ("", "", [F, F])),
+    (hermes, f"<tool_call>{CALL}", ("", "", [F])),
+    (hermes, "<tool_call>", ("<tool_call>", "", [])),
+    (hermes, "a<tool_call>x</tool_call>b", ("a<tool_call>x</tool_call>b", "", [])),
+    (hermes, '<tool_call>\n{"name": "f", "arguments": {"a": 1', ("", "", [("f", '{"a": 1')])),
+    (hermes, '<tool_call>\n{"name": "f", "argum', ('<tool_call>\n{"name": "f", "argum', "", [])),
+    (hermes, '<tool_call>{"arguments": {"x": 1}, "name": "g"}</tool_call>', ("", "", [("g", '{"x": 1}')])),
+    (
+        hermes,
+        '<tool_call>{"type": "function", "function": {"name": "g", "arguments": {"x": 1}}}</tool_call>',
+        ("", "", [("g", '{"x": 1}')]),
+    ),
+    (hermes, '<tool_call>{"name": "g", "arguments": "{\\"x\\": 1}"}</tool_call>', ("", "", [("g", '{"x": 1}')])),
+    (hermes, '<tool_call>{"name": "g"}</tool_call>', ("", "", [("g", "{}")])),
+    (hermes, '<tool_call>{"name": "g", "arguments": {}, "id": "7"}</tool_call>', ("", "", [("g", "{}")])),
+    (hermes, '<tool_call>{"name": "a", "arguments": {"x": 1</tool_call> tail', ("tail", "", [("a", '{"x": 1')])),
+    (hermes, "<tool_call>{'name': 'a'}</tool_call>", ("<tool_call>{'name': 'a'}</tool_call>", "", [])),
+    (
+        hermes,
+        '<tool_call>{"name": "no name", "arguments": {}}</tool_call>',
+        ('<tool_call>{"name": "no name", "arguments": {}}</tool_call>', "", []),
+    ),
+    (hermes, f"<tool_call><tool_call>{CALL}", ("<tool_call>", "", [F])),
+    (hermes, '<tool_call>{"name": "' + "n" * 600 + '"}</tool_call>', ('<tool_call>{"name": "' + "n" * 600 + '"}</tool_call>', "", [])),
+    (
+        hermes,
+        "<tool_call>" + '{"note": "' + "n" * 600 + '", "name": "g", "arguments": {"x": 1}}</tool_call>',
+        ("", "", [("g", '{"x": 1}')]),
+    ),
+    (llama, SHORT, ("", "", [FA])),
+    (llama, f"<|python_tag|>{SHORT}", ("", "", [FA])),
+    (llama, f"\n {SHORT}; {SHORT}", ("", "", [FA, FA])),
+    (llama, f"Hello {SHORT}", (f"Hello {SHORT}", "", [])),
+    (llama, f"x <|python_tag|>{SHORT}", ("x", "", [FA])),
+    (llama, '{"name": "Paris", "population": 3}', ('{"name": "Paris", "population": 3}', "", [])),
+    (llama, '{"type": "function", "name": "g", "parameters": {}}', ("", "", [("g", "{}")])),
+    (llama, "<|python_tag|>brave.call(x)", ("<|python_tag|>brave.call(x)", "", [])),
+    (llama, "<|python", ("<|python", "", [])),
+    (generic, f"```json\n[{SHORT}, {SHORT}]\n```\nok", ("ok", "", [FA, FA])),
+    (generic, f"[{SHORT}", ("", "", [FA])),
+    (generic, f"{SHORT}\n`ok`", ("`ok`", "", [FA])),
+    (generic, "[1, 2]", ("[1, 2]", "", [])),
+    (generic, '{"a": [', ('{"a": [', "", [])),
+    (generic, "```python\nx\n```", ("```python\nx\n```", "", [])),
+    (mistral, f"[TOOL_CALLS][{CALL}]", ("", "", [F])),
+    (mistral, f"Sure. [TOOL_CALLS] [{CALL}, {CALL}]", ("Sure.", "", [F, F])),
+    (mistral, '[TOOL_CALLS]f[ARGS]{"a": 1}', ("", "", [FA])),
+    (mistral, '[TOOL_CALLS]f{"a": 1}[TOOL_CALLS]g[CALL_ID]abc123[ARGS]{"b": {}}', ("", "", [FA, ("g", '{"b": {}}')])),
+    (mistral, "x [TOOL_CALLS]", ("x [TOOL_CALLS]", "", [])),
+    (mistral, "[TOOL_CALLS][]", ("[TOOL_CALLS][]", "", [])),
+    (mistral, "[TOOL_CALLS]hello there", ("[TOOL_CALLS]hello there", "", [])),
+    (mistral, "[TOOL_CALLS][TOOL_CALLS]f{}", ("[TOOL_CALLS]", "", [("f", "{}")])),
+    (mistral, "[TOOL_CALLS][5]", ("[TOOL_CALLS][5]", "", [])),
+    (mistral, '[TOOL_CALLS][{"name": "f"', ('[TOOL_CALLS][{"name": "f"', "", [])),
+    (harmony, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi!", ("Hi!", "Hm.", [])),
+    (
+        harmony,
+        f'{ANALYSIS}<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{{"a": 1}}',
+        ("", "Hm.", [FA]),
+    ),
+    (harmony, "<|start|>assistant to=functions.g<|channel|>commentary<|message|>{}<|call|>", ("", "", [("g", "{}")])),
+    (harmony, "plain", ("plain", "", [])),
+    (harmony, "<|channel|>fin", ("<|channel|>fin", "", [])),
+    (thinking, "<think>\nHm. <b>\n\n</think>\n\nHi", ("Hi", "Hm. <b>", [])),
+    (thinking, f"<think>a</think><tool_call>{CALL}</tool_call>", ("", "a", [F])),
+    (thinking, "Hi", ("Hi", "", [])),
+    (thinking, "\n<thin", ("\n<thin", "", [])),
+    (thinking, "<think>only", ("", "only", [])),
+    (thinking, "<think></think>x", ("x", "", [])),
+    (thinking_already, "Hm.\n</think>\n\nHi", ("Hi", "Hm.", [])),
+    (thinking_already, "<think>\nHm.</think>Hi", ("Hi", "Hm.", [])),
+    (thinking_already, "a </thin k> b</think> c", ("c", "a </thin k> b", [])),
+]
+
+
+@pytest.mark.parametrize(("make", "text", "answer"), ROWS, ids=[f"{row[0].__name__}-{number}" for number, row in enumerate(ROWS)])
+def test_an_answer_is_the_same_however_it_is_cut(make: Make, text: str, answer: Answer) -> None:
+    def read(*pieces: str) -> Answer:
+        parser = make()
+        return joined([part for piece in pieces for part in parser.push(piece)] + parser.finish())
+
+    assert read(text) == answer
+    assert read(*text) == answer
+    for cut in range(len(text) + 1):
+        assert read(text[:cut], text[cut:]) == answer, f"cut at {cut}"
+
+
+def test_a_call_goes_out_as_it_comes() -> None:
+    parser = hermes()
+    assert parser.push('<tool_call>\n{"name": "f", "arguments": ') == []
+    assert parser.push('{"a": ') == [ToolCallStart(0, "call-0", "f"), ToolCallArguments(0, '{"a": ')]
+    assert parser.push("1") == [ToolCallArguments(0, "1")]
+    assert parser.push("}}") == [ToolCallArguments(0, "}")]
+
+
+def test_whether_it_is_thinking_is_known_at_any_time() -> None:
+    parser = ThinkParser(hermes(), opened=False)
+    assert not parser.thinking
+    parser.push("<think>Hm")
+    assert parser.thinking
+    parser.push("</think>")
+    assert not parser.thinking
+    assert ThinkParser(hermes(), opened=True).thinking
+
+
+def test_ids_look_as_their_families_want_them() -> None:
+    assert len({call_id() for _ in range(100)}) == 100
+    assert call_id().startswith("call_")
+    assert all(len(short_call_id()) == 9 and short_call_id().isalnum() for _ in range(100))
+
+
+HOSTILE: list[tuple[Make, str]] = [
+    (hermes, "<tool_call>"),
+    (hermes, '<tool_call>{"a": "' + "x" * 600 + '"}'),
+    (hermes, '<tool_call>{"name": "a", "arguments": {"x": '),
+    (hermes, " \n"),
+    (hermes, '"\\'),
+    (mistral, "[TOOL_CALLS]"),
+    (mistral, "[TOOL_CALLS]["),
+    (mistral, "[TOOL_CALLS]a{"),
+    (llama, "<|python_tag|>"),
+    (llama, "{"),
+    (generic, '{"name": "f", "parameters": {}}'),
+    (harmony, "<|channel|>"),
+    (harmony, "<|channel|>a<|message|>"),
+    (thinking_already, "</think"),
+    (thinking, "<think>"),
+]
+
+
+@pytest.mark.parametrize(("make", "piece"), HOSTILE)
+def test_hostile_text_takes_time_by_its_length(make: Make, piece: str) -> None:
+    def seconds(size: int) -> float:
+        parser, text = make(), piece * (size // len(piece))
+        begun = time.process_time()
+        for at in range(0, len(text), 97):
+            parser.push(text[at : at + 97])
+        parser.finish()
+        whole = make()
+        whole.push(text)
+        whole.finish()
+        return time.process_time() - begun
+
+    seconds(2_000)
+    few, many = max(seconds(10_000), 0.002), seconds(200_000)
+    assert many < 20 * few * 4, "twenty times the text, and far more than twenty times the time"
