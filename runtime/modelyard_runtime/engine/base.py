@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from modelyard_runtime.engine.media import Media
+
 
 class Matcher(Protocol):
     """Where one answer stands in its grammar. Used on the engine's thread alone; whatever it raises fails that request alone."""
@@ -108,12 +110,16 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt in token ids and how to go on from it. ``lora`` names an adapter that the engine has; None is the model as it is."""
+    """A prompt in token ids and how to go on from it.
+
+    ``lora`` names an adapter that the engine has; None is the model as it is. ``media`` are the prompt's images.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     lora: str | None = None
+    media: Media | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationR
 from modelyard_runtime.engine.blocks import BLOCK, blocks_for
 from modelyard_runtime.engine.capacity import choose_capacity
 from modelyard_runtime.engine.core import Core, Outcome, Outcomes
+from modelyard_runtime.engine.lora import Adapter, Adapters, targets_of
 from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
@@ -50,6 +51,7 @@ class TransformersEngine:
         bytes_per_token = adopt(model)
         self.capacity = choose_capacity(model, settings, bytes_per_token)
         logger.info("KV cache: %s", self.capacity)
+        self.adapters = Adapters(targets_of(model.model), model.device, model.dtype)
         self._core = Core(model, settings, self.capacity)
         self._vocabulary = model.vocabulary_size
         self._watchdog = Watchdog(settings.step_timeout, self._stuck)
@@ -86,9 +88,7 @@ class TransformersEngine:
         """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge, InvalidTokens or UnknownAdapter."""
         self._check_size(request)
         self._check_tokens(request)
-        if request.lora is not None:
-            raise UnknownAdapter(f"this engine has no adapter {request.lora!r}")
-        sequence = Sequence.of(request)
+        sequence = Sequence.of(request, self._adapter(request.lora))
         stream = SequenceStream(partial(self._cancel, sequence))
         if self._failure is not None:
             stream.put(self._failure)
@@ -139,6 +139,12 @@ class TransformersEngine:
             block_size=BLOCK,
             blocks=self.capacity.blocks,
         )
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        adapter = None if name is None else self.adapters.loaded.get(name)
+        if name is not None and adapter is None:
+            raise UnknownAdapter(f"this engine has no adapter {name!r}")
+        return adapter
 
     def _check_size(self, request: GenerationRequest) -> None:
         prompt, new = len(request.prompt_token_ids), request.sampling.max_tokens

@@ -28,15 +28,21 @@ def adopt(loaded: LoadedModel) -> int:
         )
     tokens = [(7 * i + 3) % loaded.vocabulary_size for i in range(_LENGTH)]
     try:
-        loaded.model.set_attn_implementation("eager")
+        _use(loaded, "eager")
         expected = _reference(loaded, tokens)
-        loaded.model.set_attn_implementation(NAME)
+        _use(loaded, NAME)
         cache = KVCache(slots=2, length=_LENGTH)
         got, layers = _ours(loaded, tokens, cache)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise UnsupportedModel(f"{_kind(loaded)} cannot be run by this engine: {type(error).__name__}: {error}", _REMEDY) from error
     _check(loaded, expected, got, layers)
     return cache.bytes_per_token
+
+
+def _use(loaded: LoadedModel, attention: str) -> None:
+    """Gives the decoder an attention; the tower of a vision-language model keeps the library's own."""
+    tower = hasattr(loaded.config, "vision_config")
+    loaded.model.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"} if tower else attention)
 
 
 def _reference(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:

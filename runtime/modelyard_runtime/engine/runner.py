@@ -6,9 +6,11 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from modelyard_runtime.engine import multimodal
 from modelyard_runtime.engine.attention import AttentionStep, attending
 from modelyard_runtime.engine.cache import KVCache
 from modelyard_runtime.engine.layout import StepLayout
+from modelyard_runtime.engine.lora import Rows, adapting
 from modelyard_runtime.engine.scheduler import Work
 
 
@@ -45,20 +47,33 @@ class Runner:
             following.append(range(len(rows) + len(scored), len(rows) + len(scored) + len(sampled)))
             rows += [starts[-1] + position - item.span.start for position in (*scored, *sampled)]
             starts.append(starts[-1] + item.span.length)
-        logits = self._packed([token for item in work for token in item.tokens], layout, rows)
+        logits = self._packed(work, layout, rows)
         bad = layout.spoiled()
         return Scores(logits, prompt, following, [any(bad[start:end]) for start, end in pairwise(starts)])
 
-    def _packed(self, tokens: list[int], layout: StepLayout, rows: list[int]) -> torch.Tensor:
-        with attending(AttentionStep(self.cache, layout)):
-            output = self.model(
-                input_ids=torch.tensor([tokens], device=self.device),
-                position_ids=layout.positions[None],
-                use_cache=False,
-                logits_to_keep=torch.tensor(rows, dtype=torch.long, device=self.device),
-            )
+    def _packed(self, work: list[Work], layout: StepLayout, rows: list[int]) -> torch.Tensor:
+        tokens = torch.tensor([[token for item in work for token in item.tokens]], device=self.device)
+        kept = torch.tensor(rows, dtype=torch.long, device=self.device)
+        with attending(AttentionStep(self.cache, layout)), adapting(adapted_rows(work)):
+            if multimodal.has_media(work):
+                return multimodal.forward(self.model, tokens, work, kept)
+            output = self.model(input_ids=tokens, position_ids=layout.positions[None], use_cache=False, logits_to_keep=kept)
         logits: torch.Tensor = output.logits
         return logits[0]
+
+
+def adapted_rows(work: list[Work]) -> list[Rows]:
+    """Returns the packed rows that use adapters; those of neighbours with the same one are joined."""
+    found: list[Rows] = []
+    row = 0
+    for item in work:
+        adapter, start, row = item.sequence.adapter, row, row + item.span.length
+        if adapter is None:
+            continue
+        if found and found[-1].adapter is adapter and found[-1].end == start:
+            start = found.pop().start
+        found.append(Rows(adapter, start, row))
+    return found
 
 
 def scored_positions(item: Work) -> range:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams, TokenLogprob
 from modelyard_runtime.engine.blocks import extend_digests
+from modelyard_runtime.engine.lora import Adapter
 from modelyard_runtime.engine.sampler import RowState
 from modelyard_runtime.engine.speculation import Speculator
 
@@ -13,9 +14,8 @@ class Sequence:
     """A prompt, what was generated after it, and how much of both is in the KV cache.
 
     ``tokens`` is prompt plus answer; ``computed`` of them have keys and values in ``slot``. The last token of ``tokens`` is never
-    computed ahead: the step that computes it samples the next one. ``cached`` tokens of the prompt were found in the cache
-    when it began. A sequence
-    that is not ``clean`` had keys or values that are no numbers: nobody may share them.
+    computed ahead: the step that computes it samples the next one. ``cached`` tokens of the prompt were found in the cache when it
+    began. A sequence that is not ``clean`` had keys or values that are no numbers: nobody may share them.
     """
 
     request: GenerationRequest
@@ -30,11 +30,12 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     prompt_scores: list[TokenLogprob] = field(default_factory=list)
     speculator: Speculator = field(default_factory=Speculator)
+    adapter: Adapter | None = None
 
     @classmethod
-    def of(cls, request: GenerationRequest) -> "Sequence":
-        """Returns a sequence that has not begun."""
-        return cls(request, list(request.prompt_token_ids), RowState(request.sampling, request.prompt_token_ids))
+    def of(cls, request: GenerationRequest, adapter: Adapter | None = None) -> "Sequence":
+        """Returns a sequence that has not begun; it keeps its adapter even if that is unloaded meanwhile."""
+        return cls(request, list(request.prompt_token_ids), RowState(request.sampling, request.prompt_token_ids), adapter=adapter)
 
     @property
     def sampling(self) -> SamplingParams:
@@ -63,5 +64,10 @@ class Sequence:
 
     def known_digests(self) -> list[bytes]:
         """Returns the digests of the full blocks of its tokens."""
-        extend_digests(self.digests, self.tokens, (self.request.lora or "").encode())
+        extend_digests(self.digests, self.tokens, self._salt())
         return self.digests
+
+    def _salt(self) -> bytes:
+        """Returns what tells its keys and values apart from those of the same tokens elsewhere."""
+        adapter = b"" if self.adapter is None else b"%d " % self.adapter.generation
+        return adapter + (b"" if self.request.media is None else self.request.media.digest)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import has_matrix_units, usable_cores
-from modelyard_runtime.models.packing import can_pack, pack
+from modelyard_runtime.models.fusing import fuse
+from modelyard_runtime.models.packing import pack, packing
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
@@ -57,8 +58,9 @@ def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress)
     progress(0.1)
     model = _weights(folder, config, chosen, target)
     progress(0.7)
-    if can_pack(chosen, target):
-        pack(model)
+    fuse(model)
+    if kind := packing(chosen, target):
+        pack(model, kind)
     progress(1.0)
     logger.info("loaded %s in %s on %s", type(model).__name__, str(chosen).removeprefix("torch."), target)
     return LoadedModel(
@@ -140,7 +142,7 @@ def _tokenizer(folder: Path) -> Any:
 
 def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = _class_for(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -160,6 +162,16 @@ def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device
         raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
     _check_complete(folder, report["missing_keys"])
     return model
+
+
+def _class_for(config: Any) -> Any:
+    """Returns the class of a plain decoder, or of one with a tower for images."""
+    return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+
+
+def sees_images(config: Any) -> bool:
+    """Whether a model has a tower for images beside its decoder."""
+    return getattr(config, "vision_config", None) is not None and type(config) in AutoModelForImageTextToText._model_mapping
 
 
 def _check_complete(folder: Path, missing: Iterable[str]) -> None:

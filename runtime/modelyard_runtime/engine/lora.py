@@ -1,0 +1,200 @@
+"""LoRA adapters beside one set of weights: each packed row gets the update of its own request's adapter.
+
+A linear layer y = W x becomes y = W x + s B A x for the rows of an adapter (https://arxiv.org/abs/2106.09685). Adapters are folders in
+PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``. They are loaded and dropped while the engine runs; a request keeps
+the one that it began with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_MOST_RANK = 512
+#: Settings of PEFT that change what an adapter computes in ways that are not done here, and the values that do not.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "modules_to_save": (None, []),
+    "alora_invocation_tokens": (None,),
+    "trainable_token_indices": (None,),
+    "lora_bias": (False, None),
+}
+
+Update = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """An adapter in memory: by layer, A [rank, in] and B [out, rank], the scale in B. ``generation`` tells two of one name apart."""
+
+    name: str
+    updates: dict[str, Update]
+    generation: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.numel() * tensor.element_size() for update in self.updates.values() for tensor in update)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Packed rows [start, end) of a step that use an adapter."""
+
+    adapter: Adapter
+    start: int
+    end: int
+
+
+_STEP: ContextVar[Sequence[Rows]] = ContextVar("modelyard_lora_rows", default=())
+
+
+@contextmanager
+def adapting(rows: Sequence[Rows]) -> Iterator[None]:
+    """Makes ``rows`` the ones whose adapters apply within the block, in this thread."""
+    token = _STEP.set(rows)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a layer's product comes out: the module, and the columns of its output when it computes several layers at once."""
+
+    module: nn.Module
+    columns: slice
+    inputs: int
+    outputs: int
+
+
+@dataclass(slots=True)
+class Adapters:
+    """The adapters of one model. `load` may run on any thread; what it returns is in force at once."""
+
+    targets: dict[str, Target]
+    device: torch.device
+    dtype: torch.dtype
+    loaded: dict[str, Adapter] = field(default_factory=dict)
+    _hooked: set[nn.Module] = field(default_factory=set)
+    _generations: Iterator[int] = field(default_factory=itertools.count)
+
+    def load(self, name: str, folder: Path) -> Adapter:
+        """Loads a folder under a name, in place of an earlier one. Raises WeightsNotFound or UnsupportedModel."""
+        config = _config(folder)
+        updates = _updates(folder, config)
+        unknown = sorted(updates.keys() - self.targets.keys())
+        if unknown:
+            raise UnsupportedModel(f"adapter {name!r} adapts {unknown[0]}, which is no linear decoder layer of this model", _REMEDY)
+        for path, (down, up) in updates.items():
+            target = self.targets[path]
+            if down.shape[1] != target.inputs or up.shape[0] != target.outputs:
+                raise UnsupportedModel(
+                    f"adapter {name!r} is made for another model: {path} is {target.outputs} by {target.inputs} here, "
+                    f"and {up.shape[0]} by {down.shape[1]} in the adapter",
+                    _REMEDY,
+                )
+        placed = {path: (down.to(self.device, self.dtype), up.to(self.device, self.dtype)) for path, (down, up) in updates.items()}
+        self._hook(placed)
+        self.loaded[name] = adapter = Adapter(name, placed, next(self._generations))
+        return adapter
+
+    def unload(self, name: str) -> None:
+        """Forgets an adapter; requests that run with it finish with it. Raises KeyError when there is none of the name."""
+        del self.loaded[name]
+
+    def _hook(self, updates: dict[str, Update]) -> None:
+        """Hooks the modules that have not been: models without adapters pay nothing."""
+        wanted = {self.targets[path].module for path in updates} - self._hooked
+        for module in wanted:
+            parts = [(path, target.columns) for path, target in self.targets.items() if target.module is module]
+            module.register_forward_hook(_applies(parts))
+        self._hooked |= wanted
+
+
+def targets_of(model: nn.Module) -> dict[str, Target]:
+    """Returns the linear layers of a decoder's blocks, by the paths that PEFT knows them by."""
+    found: dict[str, Target] = {}
+    for path, module in model.named_modules():
+        if ".layers." in path and "visual" not in path and hasattr(module, "in_features") and hasattr(module, "out_features"):
+            inputs, outputs = int(module.in_features), int(module.out_features)
+            found[path] = Target(module, slice(0, outputs), inputs, outputs)
+    return found
+
+
+def _applies(parts: list[tuple[str, slice]]) -> Any:
+    def hook(_module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        for rows in _STEP.get():
+            for path, columns in parts:
+                update = rows.adapter.updates.get(path)
+                if update is not None:
+                    down, up = update
+                    taken = arguments[0][..., rows.start : rows.end, :]
+                    output[..., rows.start : rows.end, columns] += taken @ down.T @ up.T
+        return output
+
+    return hook
+
+
+_REMEDY = "choose an adapter that was trained on these weights with PEFT, for the attention and feed-forward layers"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
+    except FileNotFoundError:
+        raise WeightsNotFound(f"{folder.name} has no {_CONFIG}", "name a folder in PEFT's format") from None
+    except (ValueError, OSError) as error:
+        raise WeightsNotFound(f"{_CONFIG} of {folder.name} cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UnsupportedModel(f"{folder.name} is not a LoRA adapter: its peft_type is not LORA", _REMEDY)
+    odd = next((key for key, neutral in _NEUTRAL.items() if config.get(key) not in neutral), None)
+    if odd is not None:
+        raise UnsupportedModel(f"the adapter {folder.name} has {odd}={config[odd]!r}, which is not supported", _REMEDY)
+    return config
+
+
+def _updates(folder: Path, config: dict[str, Any]) -> dict[str, Update]:
+    try:
+        tensors = load_file(folder / _WEIGHTS)
+    except FileNotFoundError:
+        raise WeightsNotFound(f"{folder.name} has no {_WEIGHTS}", "save the adapter with safetensors: other formats can run code") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsNotFound(f"{_WEIGHTS} of {folder.name} cannot be read: {error}", "fetch the adapter again") from error
+    downs = {name.removesuffix(".lora_A.weight"): tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight")}
+    ups = {name.removesuffix(".lora_B.weight"): tensor for name, tensor in tensors.items() if name.endswith(".lora_B.weight")}
+    if not downs or downs.keys() != ups.keys() or len(downs) + len(ups) != len(tensors):
+        raise UnsupportedModel(f"the adapter {folder.name} holds more, or less, than pairs of lora_A and lora_B", _REMEDY)
+    return {name.removeprefix(_PREFIX): _scaled(name.removeprefix(_PREFIX), down, ups[name], config) for name, down in downs.items()}
+
+
+def _scaled(path: str, down: torch.Tensor, up: torch.Tensor, config: dict[str, Any]) -> Update:
+    """Returns A and B with the scale alpha / rank (or alpha / √rank, https://arxiv.org/abs/2312.03732) in B."""
+    if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1] or down.shape[0] > _MOST_RANK:
+        raise UnsupportedModel(f"the adapter's {path} is no pair of matrices of one rank up to {_MOST_RANK}", _REMEDY)
+    rank = down.shape[0]
+    alpha = float(_by_pattern(path, config.get("alpha_pattern"), config.get("lora_alpha", rank)))
+    scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    return down.float(), up.float() * scale
+
+
+def _by_pattern(path: str, patterns: Any, default: Any) -> Any:
+    named = (value for suffix, value in (patterns or {}).items() if path.endswith(suffix.lstrip("^")))
+    return next(named, default)
