@@ -117,12 +117,8 @@ def _shares(first: int, second: int, room: int) -> tuple[int, int]:
     """Returns how many tokens each text of a pair keeps: the shorter all of its own, unless both are longer than half of the room."""
     if first + second <= room:
         return first, second
-    half = room // 2
-    if first <= half:
-        return first, room - first
-    if second <= half:
-        return room - second, second
-    return room - half, half
+    shorter = min(first, second, room // 2)
+    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
 
 
 def _backend(tokenizer: Any, folder: Path) -> Tokenizer:
