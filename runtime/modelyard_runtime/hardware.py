@@ -37,15 +37,14 @@ def usable_cores() -> int:
     return cores
 
 
-@cache
 def processor_flags() -> frozenset[str]:
     """Returns the processor's feature flags as Linux names them; empty where there is no /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return frozenset(found.partition(":")[2].split())
+    return frozenset(_processor("flags", "Features").split())
+
+
+def is_intel() -> bool:
+    """Whether the processor is Intel's."""
+    return _processor("vendor_id") == "GenuineIntel"
 
 
 def share_cores() -> None:
@@ -62,6 +61,17 @@ def share_cores() -> None:
 def has_matrix_units() -> bool:
     """Whether the processor has matrix units for bfloat16 (Intel's AMX)."""
     return "amx_bf16" in processor_flags()
+
+
+@cache
+def _processor(*names: str) -> str:
+    """Returns the first field of /proc/cpuinfo that has one of the names; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    found = next((line for line in lines if line.startswith(names)), "")
+    return found.partition(":")[2].strip()
 
 
 def _reclaimable() -> int:

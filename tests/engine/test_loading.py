@@ -13,9 +13,7 @@ from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import available_memory, has_matrix_units, usable_cores
 from modelyard_runtime.models.loading import choose_device, choose_dtype, load_causal_lm
-from modelyard_runtime.models.packing import PackedLinear, pack
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 GIB = 2**30
 
@@ -94,40 +92,6 @@ def test_dtypes_and_devices_that_are_not_there_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ArgumentsInvalid, match="no CUDA device"):
             choose_device("cuda")
-
-
-def test_packed_layers_multiply_as_plain_ones() -> None:
-    torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(48, 96), nn.Linear(96, 31, bias=False)).eval()
-    rows = [torch.randn(1, count, 48) for count in (1, 2, 7, 33)]
-    with torch.no_grad():
-        wanted = [plain(row) for row in rows]
-        assert pack(plain) == 2
-        assert all(isinstance(layer, PackedLinear) for layer in plain)
-        for row, product in zip(rows, wanted, strict=True):
-            torch.testing.assert_close(plain(row), product, atol=1e-5, rtol=1e-5)
-
-
-class KernelRows(TorchDispatchMode):
-    """Notes the rows of each product that the library computes: it compiles and keeps a kernel for each number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "_linear_pointwise" in str(func):
-            self.seen.add(args[0].shape[0])
-        return func(*args, **(kwargs or {}))
-
-
-def test_prompts_of_all_lengths_share_a_few_kernels() -> None:
-    layers = nn.Sequential(nn.Linear(16, 8))
-    pack(layers)
-    with torch.no_grad(), KernelRows() as rows:
-        shapes = [tuple(layers(torch.ones(1, count, 16)).shape) for count in range(1, 257)]
-    assert shapes == [(1, count, 8) for count in range(1, 257)]
-    assert rows.seen == {*range(1, 17), *range(32, 257, 16)}
 
 
 def test_the_machine_has_cores_and_memory() -> None:

@@ -1,0 +1,79 @@
+"""Packed layers multiply as plain ones do, for every number of rows."""
+
+from typing import Any
+
+import pytest
+import torch
+from modelyard_runtime.models.packing import MklLinear, OneDnnLinear, PackedLinear, pack, packing
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+KINDS = [kind for kind, there in ((MklLinear, torch._C.has_mkl), (OneDnnLinear, torch._C._has_mkldnn)) if there]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(48, 96), (96, 31), (576, 960)])
+def test_packed_layers_multiply_as_plain_ones(kind: type[PackedLinear], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(*size), nn.Linear(size[1], 31, bias=False)).eval()
+    rows = [torch.randn(1, count, size[0]) for count in (1, 2, 3, 4, 7, 8, 15, 16, 17, 33, 64, 129, 257, 300)]
+    with torch.no_grad():
+        wanted = [plain(row) for row in rows]
+        assert pack(plain, kind) == 2
+        assert all(isinstance(layer, PackedLinear) for layer in plain)
+        for row, product in zip(rows, wanted, strict=True):
+            torch.testing.assert_close(plain(row), product, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_are_not_contiguous_are_taken_as_they_look(kind: type[PackedLinear]) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(12, 20)
+    rows = torch.randn(1, 12, 5).transpose(1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(kind(linear)(rows), linear(rows), atol=1e-5, rtol=1e-5)
+
+
+class Wrong(PackedLinear):
+    """A library that multiplies layers of 8 inputs badly."""
+
+    def packed(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        product = nn.functional.linear(rows, self.weight, self.bias)
+        return product * 1.1 if self.in_features == 8 else product
+
+
+def test_a_layer_whose_packed_product_is_off_stays_plain() -> None:
+    layers = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+    assert pack(layers, Wrong) == 1
+    assert [type(layer) for layer in layers] == [Wrong, nn.Linear, nn.Linear]
+
+
+def test_float32_on_a_processor_is_packed_and_a_gpu_does_its_own() -> None:
+    assert packing(torch.float32, torch.device("cpu")) in KINDS
+    assert packing(torch.float32, torch.device("cuda")) is None
+    assert packing(torch.float16, torch.device("cpu")) is None
+
+
+class KernelRows(TorchDispatchMode):
+    """Notes the rows of each product that oneDNN computes: it compiles and keeps a kernel for each number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linear_pointwise" in str(func):
+            self.seen.add(args[0].shape[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_prompts_of_all_lengths_share_a_few_kernels() -> None:
+    layers = nn.Sequential(nn.Linear(16, 8))
+    pack(layers, OneDnnLinear)
+    with torch.no_grad(), KernelRows() as rows:
+        shapes = [tuple(layers(torch.ones(1, count, 16)).shape) for count in range(1, 257)]
+    assert shapes == [(1, count, 8) for count in range(1, 257)]
+    assert rows.seen == {*range(1, 17), *range(32, 257, 16)}
