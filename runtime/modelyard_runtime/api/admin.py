@@ -121,10 +121,15 @@ async def remove_model(runtime: Runtime, served: ServedModel) -> None:
 @router.post("/pulls")
 async def create_pull(request: Request, body: PullBody) -> Response:
     """Begins to pull a source, or returns the pull of it that goes on. Raises InvalidRequest, Forbidden, Conflict or Unavailable."""
-    runtime = runtime_of(request)
     entry = Entry.model_validate(body.model_dump(exclude={"serve"}, exclude_unset=True))
+    job, new = await begin_pull(runtime_of(request), entry, serve=body.serve)
+    return json_response(_job(job), 202 if new else 200)
+
+
+async def begin_pull(runtime: Runtime, entry: Entry, *, serve: bool) -> tuple[Job, bool]:
+    """Returns the pull of an entry's source, and whether it is new. Raises InvalidRequest, Forbidden, Conflict or Unavailable."""
     try:
-        job, new = await runtime.pulls.create(entry, serve=body.serve)
+        return await runtime.pulls.create(entry, serve=serve)
     except ArgumentsInvalid as error:
         raise InvalidRequest(f"Invalid 'source': {error.message.removeprefix('--model: ')}; {error.remedy}.", param="source") from error
     except NotAllowed:
@@ -132,7 +137,6 @@ async def create_pull(request: Request, body: PullBody) -> Response:
         raise Forbidden(f"This server may pull {allowed}. Its --allow-pull would have to name the source.", param="source") from None
     except ValueError as error:
         raise Conflict(f"The name '{error}' is taken by another source. Give another 'name'.", param="name") from error
-    return json_response(_job(job), 202 if new else 200)
 
 
 @router.get("/pulls")

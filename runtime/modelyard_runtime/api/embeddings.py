@@ -62,7 +62,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     prompting = Prompting(text=body.prompt, name=body.prompt_name, kind=kind)
     vectors, tokens = await service.embed(body.input, prompting, body.truncation)
     data = [
-        {"object": "embedding", "index": index, "embedding": _render(_cut(vector, body.dimensions), body.encoding_format)}
+        {"object": "embedding", "index": index, "embedding": _render(cut(vector, body.dimensions), body.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
     counted = tokens if service.reports_usage else 0
@@ -70,7 +70,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> Response:
     return json_response({"object": "list", "data": data, "model": body.model, "usage": usage})
 
 
-def _cut(vector: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+def cut(vector: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
     """Returns the first ``dimensions`` values at length 1, as Matryoshka models are meant to be cut."""
     if dimensions is None or dimensions == len(vector):
         return vector

@@ -8,15 +8,15 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from modelyard_runtime.api.fields import invalid
 
-_MAX_INPUTS = 2048
+MAX_INPUTS = 2048
 _FORMS = "expected a string, an array of strings, or token ids"
 
 
 def normalize(value: Any) -> list[str | list[int]]:
     """Returns a list of texts and token-id lists; raises on anything else, empty or too long."""
     inputs = _as_inputs(value)
-    if len(inputs) > _MAX_INPUTS:
-        raise invalid(f"must have at most {_MAX_INPUTS} element(s)")
+    if len(inputs) > MAX_INPUTS:
+        raise invalid(f"must have at most {MAX_INPUTS} element(s)")
     for index, item in enumerate(inputs):
         if not item:
             raise invalid(f"element {index} is empty; send at least one character or token")
@@ -50,7 +50,7 @@ Inputs = Annotated[
         {
             "anyOf": [
                 {"type": "string", "minLength": 1},
-                {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": _MAX_INPUTS},
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": MAX_INPUTS},
                 {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
                 {"type": "array", "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}, "minItems": 1},
             ]

@@ -1,0 +1,310 @@
+"""Ollama's API, by Ollama's own client against real models; and what it refuses."""
+
+import asyncio
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from .conftest import Running, wait_until
+
+HELLO = [{"role": "user", "content": "Hello"}]
+FIXED = {"temperature": 0, "num_predict": 6}
+CHAT = {"model": "tiny-chat", "messages": HELLO, "options": FIXED, "stream": False}
+TEXT = {"model": "tiny-chat", "prompt": "Hello", "options": FIXED, "stream": False}
+EMBED = {"model": "tiny-embed", "input": "Hello"}
+
+
+Clients = Callable[[str], ollama.Client]
+
+
+@pytest.fixture
+def client() -> Iterator[Clients]:
+    """Returns clients of servers, one for each."""
+    with ExitStack() as opened:
+        yield functools.cache(lambda server: opened.enter_context(ollama.Client(server)))
+
+
+def check_durations(answer: Any) -> None:
+    assert answer.total_duration >= answer.load_duration + answer.prompt_eval_duration + answer.eval_duration > 0
+    assert min(answer.load_duration, answer.prompt_eval_duration, answer.eval_duration) >= 0
+
+
+def test_a_chat(chat: Running, client: Clients) -> None:
+    answer = client(chat.url).chat("tiny-chat", HELLO, options=FIXED)
+    openai = chat.openai().chat.completions.create(model="tiny-chat", messages=HELLO, temperature=0, max_tokens=6)
+    assert answer.message.role == "assistant"
+    assert answer.message.content == openai.choices[0].message.content
+    assert answer.prompt_eval_count == openai.usage.prompt_tokens
+    assert answer.eval_count == openai.usage.completion_tokens
+    assert (answer.done, answer.done_reason, answer.model) == (True, openai.choices[0].finish_reason, "tiny-chat")
+    check_durations(answer)
+
+
+def test_a_streamed_chat(chat: Running, client: Clients) -> None:
+    whole = client(chat.url).chat("tiny-chat", HELLO, options=FIXED)
+    lines = list(client(chat.url).chat("tiny-chat", HELLO, options=FIXED, stream=True))
+    assert [line.done for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert "".join(line.message.content for line in lines) == whole.message.content
+    assert lines[-1].eval_count == whole.eval_count
+    check_durations(lines[-1])
+
+
+async def test_the_asynchronous_client(chat: Running) -> None:
+    async with ollama.AsyncClient(chat.url) as answers:
+        await check_asynchronous(answers)
+
+
+async def check_asynchronous(answers: ollama.AsyncClient) -> None:
+    text = await answers.generate("tiny-chat", "Hello", options=FIXED)
+    lines = [line async for line in await answers.generate("tiny-chat", "Hello", options=FIXED, stream=True)]
+    assert "".join(line.response for line in lines) == text.response
+    many = await asyncio.gather(*(answers.generate("tiny-chat", "Hello", options=FIXED) for _ in range(4)))
+    assert {answer.response for answer in many} == {text.response}
+
+
+def test_generate_is_a_turn_of_a_chat(chat: Running, client: Clients) -> None:
+    text = client(chat.url).generate("tiny-chat", "Hello", system="Be brief.", options=FIXED)
+    turns = [{"role": "system", "content": "Be brief."}, *HELLO]
+    assert text.response == client(chat.url).chat("tiny-chat", turns, options=FIXED).message.content
+    assert text.done_reason in {"stop", "length"}
+
+
+def test_a_raw_prompt_is_complete(chat: Running, client: Clients) -> None:
+    raw = client(chat.url).generate("tiny-chat", "Once upon", raw=True, options=FIXED)
+    openai = chat.openai().completions.create(model="tiny-chat", prompt="Once upon", temperature=0, max_tokens=6)
+    assert raw.response == openai.choices[0].text
+    assert raw.prompt_eval_count == openai.usage.prompt_tokens
+    assert raw.prompt_eval_count < client(chat.url).generate("tiny-chat", "Once upon", options=FIXED).prompt_eval_count
+    lines = list(client(chat.url).generate("tiny-chat", "Once upon", raw=True, options=FIXED, stream=True))
+    assert "".join(line.response for line in lines) == raw.response
+
+
+def test_a_model_without_chats_goes_on_from_the_prompt(start: Callable[..., Running], client: Clients) -> None:
+    server = start(capability=("completions",))
+    raw = client(server.url).generate("tiny-chat", "Once upon", raw=True, options=FIXED)
+    assert client(server.url).generate("tiny-chat", "Once upon", options=FIXED).response == raw.response
+
+
+def test_options_reach_the_sampler(chat: Running, client: Clients) -> None:
+    asked = {"num_predict": 8, "seed": 7, "temperature": 1.5, "top_k": 50, "top_p": 0.95, "min_p": 0.01}
+    first, second = (client(chat.url).generate("tiny-chat", "Hello", options=asked).response for _ in range(2))
+    assert first == second
+    assert client(chat.url).generate("tiny-chat", "Hello", options=asked | {"seed": 8}).response != first
+    stop = first[len(first) // 2]
+    stopped = client(chat.url).generate("tiny-chat", "Hello", options=asked | {"stop": [stop]})
+    assert stopped.response == first[: first.index(stop)]
+    assert stopped.done_reason == "stop"
+    loading = {"num_ctx": 4096, "num_gpu": 1, "num_thread": 4, "num_keep": 5, "use_mmap": True, "mirostat": 0, "repeat_last_n": 64}
+    assert client(chat.url).generate("tiny-chat", "Hello", options=asked | loading).response == first
+
+
+@pytest.mark.parametrize("keep_alive", ["5m", "-1m", 30, -1, 0.5, "1h30m", "0"])
+def test_how_long_a_model_is_kept_is_accepted(chat: Running, keep_alive: float | str, client: Clients) -> None:
+    assert client(chat.url).generate("tiny-chat", "Hello", options=FIXED, keep_alive=keep_alive).done
+
+
+def test_loading_ahead(chat: Running, client: Clients) -> None:
+    answer = client(chat.url).generate("tiny-chat")
+    assert (answer.response, answer.done, answer.done_reason) == ("", True, "load")
+    talk = client(chat.url).chat("tiny-chat", [])
+    assert (talk.message.content, talk.done_reason) == ("", "load")
+
+
+def test_the_latest_of_a_model_is_the_model(chat: Running, client: Clients) -> None:
+    answer = client(chat.url).chat("tiny-chat:latest", HELLO, options=FIXED)
+    assert answer.model == "tiny-chat:latest"
+    with pytest.raises(ollama.ResponseError, match="does not exist here"):
+        client(chat.url).chat("tiny-chat:q4", HELLO)
+
+
+def test_embeddings(embed: Running, client: Clients) -> None:
+    texts = ["Hello", "Something longer than that"]
+    answer = client(embed.url).embed("tiny-embed", texts)
+    openai = embed.openai().embeddings.create(model="tiny-embed", input=texts, encoding_format="float")
+    for mine, theirs in zip(answer.embeddings, openai.data, strict=True):
+        assert mine == pytest.approx(theirs.embedding, abs=1e-6)
+    assert answer.prompt_eval_count == openai.usage.prompt_tokens
+    assert answer.total_duration >= answer.load_duration >= 0
+    one = client(embed.url).embed("tiny-embed", "Hello", dimensions=8)
+    assert len(one.embeddings[0]) == 8
+    old = client(embed.url).embeddings("tiny-embed", "Hello")
+    assert old.embedding == pytest.approx(answer.embeddings[0], abs=1e-6)
+    assert client(embed.url).embeddings("tiny-embed", "").embedding == []
+
+
+def test_long_texts_are_cut_unless_told_otherwise(embed: Running, client: Clients) -> None:
+    long = "word " * 3000
+    answer = client(embed.url).embed("tiny-embed", long)
+    described = embed.openai().models.retrieve("tiny-embed").model_extra
+    assert described is not None
+    assert answer.prompt_eval_count == described["max_model_len"]
+    with pytest.raises(ollama.ResponseError, match="maximum input length"):
+        client(embed.url).embed("tiny-embed", long, truncate=False)
+
+
+def test_what_there_is(chat: Running, embed: Running, client: Clients) -> None:
+    (listed,) = client(chat.url).list().models
+    assert listed.model == "tiny-chat:latest"
+    assert listed.details is not None
+    assert listed.details.format == "safetensors"
+    (running,) = client(chat.url).ps().models
+    assert (running.name, running.context_length) == ("tiny-chat:latest", 2048)
+    shown = client(chat.url).show("tiny-chat")
+    assert shown.capabilities == ["completion"]
+    assert shown.details.family
+    assert shown.modelinfo is not None
+    family = shown.modelinfo["general.architecture"]
+    assert shown.modelinfo[f"{family}.context_length"] == 2048
+    assert shown.modelinfo["general.parameter_count"] > 0
+    assert client(embed.url).show("tiny-embed").capabilities == ["embedding"]
+    assert client(embed.url).show("tiny-embed").modelinfo["bert.embedding_length"] == 64
+
+
+def test_the_server_says_that_it_is_there(chat: Running) -> None:
+    assert httpx.head(chat.url).status_code == 200
+    assert httpx.get(f"{chat.url}/").text == "Modelyard is running"
+    assert httpx.get(f"{chat.url}/api/version").json()["version"]
+
+
+def test_clients_change_nothing_unless_they_may(chat: Running, client: Clients) -> None:
+    for operation in (
+        lambda: client(chat.url).pull("hf.co/org/name"),
+        lambda: client(chat.url).delete("tiny-chat"),
+        lambda: client(chat.url).generate("tiny-chat", keep_alive=0),
+    ):
+        with pytest.raises(ollama.ResponseError, match="--ollama-admin") as caught:
+            operation()
+        assert caught.value.status_code == 403
+
+
+def test_a_model_is_unloaded_and_comes_back(start: Callable[..., Running], client: Clients) -> None:
+    server = start(ollama_admin=True)
+    assert client(server.url).generate("tiny-chat", keep_alive=0).done_reason == "unload"
+    assert client(server.url).ps().models == []
+    answer = client(server.url).generate("tiny-chat", "Hello", options=FIXED, keep_alive="10m")
+    assert answer.load_duration > 0
+    (running,) = client(server.url).ps().models
+    assert running.expires_at is not None
+
+
+def test_models_come_and_go(start: Callable[..., Running], tmp_path: Path, client: Clients) -> None:
+    server = start(ollama_admin=True, allow_pull=("builtin://tiny-embed",), state_dir=tmp_path)
+    with pytest.raises(ollama.ResponseError, match="is no source") as caught:
+        client(server.url).pull("llama3.2")
+    assert caught.value.status_code == 400
+    with pytest.raises(ollama.ResponseError, match="may pull builtin://tiny-embed"):
+        client(server.url).pull("hf.co/org/name:latest")
+    told = list(client(server.url).pull("builtin://tiny-embed", stream=True))
+    assert (told[0].status, told[-1].status) == ("pulling manifest", "success")
+    assert client(server.url).pull("tiny-embed").status == "success"
+    assert {model.model for model in client(server.url).list().models} == {"tiny-chat:latest", "tiny-embed:latest"}
+    assert len(client(server.url).embed("tiny-embed", "Hello").embeddings) == 1
+    assert client(server.url).delete("tiny-embed").status == "success"
+    assert [model.model for model in client(server.url).list().models] == ["tiny-chat:latest"]
+    with pytest.raises(ollama.ResponseError, match="not by a pull"):
+        client(server.url).delete("tiny-chat")
+
+
+def test_a_client_that_leaves_ends_its_request(chat: Running) -> None:
+    aborted = chat.metric("request_success_total", finished_reason="abort")
+    body = {**CHAT, "stream": True, "options": {"num_predict": 1900, "seed": 1}}
+    with httpx.stream("POST", f"{chat.url}/api/chat", json=body) as response:
+        next(response.iter_lines())
+    wait_until(lambda: chat.metric("request_success_total", finished_reason="abort") > aborted, "the end of the request")
+
+
+# (path, body, status, words of the error)
+ROWS: list[tuple[str, Any, int, str]] = [
+    ("chat", {}, 400, "Missing required parameter: 'model'"),
+    ("chat", [], 400, "must be a JSON object"),
+    ("chat", {**CHAT, "model": "other"}, 404, "'other' does not exist here"),
+    ("chat", {**CHAT, "model": ""}, 400, "at least 1 character"),
+    ("chat", {**CHAT, "model": 5}, 400, "expected a string"),
+    ("chat", {**CHAT, "foo": 1}, 400, "Unrecognized request argument supplied: foo"),
+    ("chat", {**CHAT, "messages": "Hello"}, 400, "expected an array"),
+    ("chat", {**CHAT, "messages": [{}]}, 400, "messages[0].role"),
+    ("chat", {**CHAT, "messages": [{"role": "king"}]}, 400, "'user'"),
+    ("chat", {**CHAT, "messages": [{"role": "user", "content": 5}]}, 400, "expected a string"),
+    ("chat", {**CHAT, "messages": [{"role": "user", "content": "x", "colour": "red"}]}, 400, "colour"),
+    ("chat", {**CHAT, "messages": [{"role": "user", "content": "x", "images": "abc"}]}, 400, "expected an array"),
+    ("chat", {**CHAT, "messages": [{"role": "assistant", "tool_calls": [{}]}]}, 400, "tool_calls[0].function"),
+    ("chat", {**CHAT, "messages": [{"role": "user", "content": "word " * 4000}]}, 400, "maximum context length is 2048"),
+    ("chat", {**CHAT, "stream": "no"}, 400, "expected true or false"),
+    ("chat", {**CHAT, "format": "yaml"}, 400, "format"),
+    ("chat", {**CHAT, "think": "hard"}, 400, "think"),
+    ("chat", {**CHAT, "keep_alive": "soon"}, 400, "such as 5m"),
+    ("chat", {**CHAT, "keep_alive": True}, 400, "such as 5m"),
+    ("chat", {**CHAT, "keep_alive": {}}, 400, "such as 5m"),
+    ("chat", {**CHAT, "tools": "none"}, 400, "expected an array"),
+    ("chat", {**CHAT, "options": 5}, 400, "expected an object"),
+    ("chat", {**CHAT, "options": {"heat": 1}}, 400, "options.heat"),
+    ("chat", {**CHAT, "options": {"temperature": -1}}, 400, "at least 0"),
+    ("chat", {**CHAT, "options": {"temperature": "hot"}}, 400, "expected a number"),
+    ("chat", {**CHAT, "options": {"top_p": 2}}, 400, "at most 1"),
+    ("chat", {**CHAT, "options": {"top_k": 1.5}}, 400, "expected an integer"),
+    ("chat", {**CHAT, "options": {"num_predict": -3}}, 400, "at least -2"),
+    ("chat", {**CHAT, "options": {"num_predict": 5000}}, 400, "maximum context length is 2048"),
+    ("chat", {**CHAT, "options": {"num_ctx": 0}}, 400, "at least 1"),
+    ("chat", {**CHAT, "options": {"repeat_penalty": 0}}, 400, "at least 0.01"),
+    ("chat", {**CHAT, "options": {"mirostat": 2}}, 400, "not supported yet"),
+    ("chat", {**CHAT, "options": {"stop": [""]}}, 400, "at least 1 character"),
+    ("chat", {**CHAT, "options": {"stop": ["a"] * 17}}, 400, "at most 16"),
+    ("generate", {**TEXT, "template": "{{ .Prompt }}"}, 400, "raw: true"),
+    ("generate", {**TEXT, "suffix": "end"}, 400, "not supported yet"),
+    ("generate", {**TEXT, "context": [1, 2]}, 400, "not supported yet"),
+    ("generate", {**TEXT, "raw": True, "system": "x"}, 400, "leave out system and images"),
+    ("generate", {**TEXT, "raw": True, "format": "json"}, 400, "chat template"),
+    ("generate", {**TEXT, "width": 100}, 400, "not supported yet"),
+    ("generate", {**TEXT, "prompt": "x" * 1_000_000}, 400, "Shorten"),
+    ("generate", {**TEXT, "prompt": ["Hello"]}, 400, "expected a string"),
+    ("embed", {"model": "tiny-chat", "input": "Hello"}, 400, "not made for embeddings"),
+    ("show", {"model": "other"}, 404, "does not exist here"),
+    ("show", {"name": "tiny-chat"}, 400, "Unrecognized request argument supplied: name"),
+    ("pull", {"model": "x"}, 403, "--ollama-admin"),
+    ("delete", {"model": "tiny-chat"}, 405, "Use DELETE"),
+    ("push", {"model": "x"}, 404, "Unknown request URL"),
+]
+EMBED_ROWS: list[tuple[str, Any, int, str]] = [
+    ("embed", {"model": "tiny-embed"}, 400, "Missing required parameter: 'input'"),
+    ("embed", {**EMBED, "input": 5}, 400, "input"),
+    ("embed", {**EMBED, "input": [5]}, 400, "input"),
+    ("embed", {**EMBED, "input": ["a", ""]}, 400, "'input[1]' is empty"),
+    ("embed", {**EMBED, "input": ["a"] * 2049}, 400, "2048 is the limit"),
+    ("embed", {**EMBED, "dimensions": 65}, 400, "64 dimensions"),
+    ("embed", {**EMBED, "dimensions": 0}, 400, "at least 1"),
+    ("embed", {**EMBED, "truncate": "yes"}, 400, "expected true or false"),
+    ("embeddings", {"model": "tiny-embed", "prompt": 5}, 400, "expected a string"),
+    ("chat", {**CHAT, "model": "tiny-embed"}, 400, "not made for chat"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "words"), ROWS)
+def test_what_is_refused(chat: Running, path: str, body: Any, status: int, words: str) -> None:
+    check_refused(chat, path, body, status, words)
+
+
+@pytest.mark.parametrize(("path", "body", "status", "words"), EMBED_ROWS)
+def test_what_is_refused_of_embeddings(embed: Running, path: str, body: Any, status: int, words: str) -> None:
+    check_refused(embed, path, body, status, words)
+
+
+def check_refused(server: Running, path: str, body: Any, status: int, words: str) -> None:
+    answer = httpx.post(f"{server.url}/api/{path}", json=body)
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    assert words in answer.json()["error"]
+    assert answer.headers["x-request-id"]
+
+
+def test_what_is_no_json(chat: Running) -> None:
+    for content in (b"{", b"", b"\xff"):
+        answer = httpx.post(f"{chat.url}/api/chat", content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
+        assert "JSON" in json.loads(answer.text)["error"]
