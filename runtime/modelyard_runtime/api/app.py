@@ -15,6 +15,7 @@ from modelyard_runtime.api import admin, audio, chat, classify, completions, emb
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.forms import OVERHEAD
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
+from modelyard_runtime.api.ollama import router as ollama
 from modelyard_runtime.api.openresponses import router as responses
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
 from modelyard_runtime.observation import Ended
@@ -41,6 +42,7 @@ def public_app(runtime: Runtime) -> ASGIApp:
         rerank.router,
         classify.router,
         audio.router,
+        ollama.router,
         status.public,
     )
 
