@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.fusing import FusedLayer
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -133,10 +134,17 @@ def targets_of(model: nn.Module) -> dict[str, Target]:
     """Returns the linear layers of a decoder's blocks, by the paths that PEFT knows them by."""
     found: dict[str, Target] = {}
     for path, module in model.named_modules():
-        if ".layers." in path and "visual" not in path and hasattr(module, "in_features") and hasattr(module, "out_features"):
+        if isinstance(module, FusedLayer):
+            found |= {f"{path}.{name}": _part(module, *origin) for name, origin in module.origins.items()}
+        elif ".layers." in path and "visual" not in path and hasattr(module, "in_features") and hasattr(module, "out_features"):
             inputs, outputs = int(module.in_features), int(module.out_features)
             found[path] = Target(module, slice(0, outputs), inputs, outputs)
     return found
+
+
+def _part(layer: FusedLayer, name: str, columns: slice) -> Target:
+    module = layer.get_submodule(name)
+    return Target(module, columns, int(module.in_features), columns.stop - columns.start)  # type: ignore[arg-type]
 
 
 def _applies(parts: list[tuple[str, slice]]) -> Any:
