@@ -20,6 +20,7 @@ import uvloop
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.serving.server import Signals, serve
 from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.sources.resolve import resolve
 
 PATIENCE = 60.0
 
@@ -136,6 +137,25 @@ def chat(settings: Callable[..., ServeSettings]) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def embed(settings: Callable[..., ServeSettings]) -> Iterator[Running]:
     with running(settings("builtin://tiny-embed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def judges(settings: Callable[..., ServeSettings], cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One process with a bi-encoder, a cross-encoder, a classifier, and an encoder with prompts that it does not pool."""
+    from .tiny_models import make, sentence_files
+
+    tiny = resolve("builtin://tiny-embed", cache_dir=cache_dir, progress=lambda step: None)
+    folder = tmp_path_factory.mktemp("judges")
+    make(tiny, folder / "reranker", "bert", classes={0: "LABEL_0"})
+    make(tiny, folder / "moods", "bert", classes={0: "good", 1: "bad", 2: "odd"})
+    make(tiny, folder / "prompted", "bert")
+    prompts = {"query": "the query ", "passage": "the passage ", "default": "word "}
+    pooling = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+    sentence_files(folder / "prompted", pooling=pooling, prompts=prompts, default_prompt_name="default")
+    sources = tuple(f"{name}=file://{folder / name}" for name in ("reranker", "moods", "prompted"))
+    made = settings("builtin://tiny-embed")
+    with running(made.model_copy(update={"model": (*made.model, *sources)})) as server:
         yield server
 
 

@@ -8,40 +8,13 @@ import httpx
 import numpy as np
 import pytest
 from modelyard_runtime.serving.caching import VectorCache
-from modelyard_runtime.sources.resolve import resolve
-
-from .tiny_models import make, sentence_files
 
 DOCUMENTS = ["thank you very much", "the world of words", "Hello", "the world of words and numbers"]
 
 
-@pytest.fixture(scope="module")
-def tiny(cache_dir):
-    return resolve("builtin://tiny-embed", cache_dir=cache_dir, progress=lambda step: None)
-
-
-@pytest.fixture(scope="module")
-def models(tiny, tmp_path_factory):
-    """Folders of models that the package does not make."""
-    folder = tmp_path_factory.mktemp("models")
-    make(tiny, folder / "reranker", "bert", classes={0: "LABEL_0"})
-    make(tiny, folder / "moods", "bert", classes={0: "good", 1: "bad", 2: "odd"})
-    make(tiny, folder / "prompted", "bert")
-    prompts = {"query": "the query ", "passage": "the passage ", "default": "word "}
-    pooling = {"pooling_mode_mean_tokens": True, "include_prompt": False}
-    sentence_files(folder / "prompted", pooling=pooling, prompts=prompts, default_prompt_name="default")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(settings, models):
-    """One process with a bi-encoder, a cross-encoder, a classifier, and an encoder with prompts."""
-    from .conftest import running
-
-    sources = tuple(f"{name}=file://{models / name}" for name in ("reranker", "moods", "prompted"))
-    made = settings("builtin://tiny-embed").model_copy(update={"model": ("builtin://tiny-embed", *sources)})
-    with running(made) as server:
-        yield server
+@pytest.fixture
+def server(judges):
+    return judges
 
 
 def post(server, path: str, **body):
