@@ -1,8 +1,9 @@
 """Which tokens the next step computes: one of each decoding sequence and what was guessed after it, and chunks of prompts.
 
-A step has a budget of tokens. Decoding sequences come first; prompts share what is left, and less of it beside decoding sequences, so
-that a long prompt does not stall the streams. Among prompts the one with least left goes first, with a credit for every step waited: short
-ones start soon, long ones cannot starve.
+A step has a budget of tokens. Decoding sequences come first; prompts share what is left, and no more than so much beside decoding
+sequences, so that a long prompt does not stall the streams. Among prompts the one with least left goes first, with a credit for every step
+waited: short ones start soon, long ones cannot starve. A step that reads a prompt to its end begins no part of another: somebody waits for
+its first token.
 
 Sequences begin in the order of their arrival, when there is memory for their prompts. Answers grow after that, and memory may run out:
 then the youngest sequence goes back to the queue, and is computed again when it has its turn. The oldest always goes on, and a sequence
@@ -89,10 +90,13 @@ class Scheduler:
         work = [self._decode(s, len(decodes), left - len(decodes)) for s in decodes]
         left -= sum(item.span.length for item in work if item)
         left = min(left, self._settings.prefill_tokens_beside_decodes if decodes else self._settings.prefill_tokens)
+        ended = False
         for sequence in sorted((s for s in self.running if s.remaining > 1), key=_urgency):
-            chunk = self._prefill(sequence, left)
-            left -= chunk.span.length if chunk else 0
-            work.append(chunk)
+            chunk = None if ended and sequence.remaining > left else self._prefill(sequence, left)
+            if chunk is not None:
+                left -= chunk.span.length
+                ended |= chunk.samples
+                work.append(chunk)
             sequence.steps_waited += 1
         placed = [item for item in work if item is not None and item.sequence.slot is not None]
         return sorted(placed, key=lambda item: packing_order(item.span))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -16,21 +17,25 @@ from modelyard.api.errors import InternalError, InvalidRequest
 
 from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
-from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.engine.media import Media
+from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.errors import UnsupportedModel
 from modelyard_runtime.metrics import Load, Stopwatch
 from modelyard_runtime.models.chat import ChatModel
 from modelyard_runtime.models.loading import load_causal_lm
-from modelyard_runtime.models.prompt import ChatPrompt
+from modelyard_runtime.models.prompt import ChatPrompt, Picture
 from modelyard_runtime.models.reader import READERS
 from modelyard_runtime.models.templates import TemplateRefused
 from modelyard_runtime.models.text import TextDelta
+from modelyard_runtime.models.vision import Pixels, Vision
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.bounds import Bounds
+from modelyard_runtime.serving.codec import PromptCodec
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.merge import merge
 from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
+from modelyard_runtime.serving.sight import Sight
 from modelyard_runtime.settings import ServeSettings
 
 #: What requests may always set in a chat template.
@@ -59,6 +64,7 @@ class LoadedChat:
     sequences: int
     vocabulary: int
     manner: Manner
+    vision: Vision | None
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
@@ -66,14 +72,16 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     loaded = load_causal_lm(
         folder, dtype=settings.dtype, device=settings.device, progress=lambda fraction: report(Step(Phase.LOAD, fraction))
     )
-    engine = TransformersEngine(loaded, engine_settings(settings))
+    vision = Vision.of(folder, loaded.model) if "vision" in capabilities else None
+    engine = TransformersEngine(loaded, engine_settings(settings, loaded.device.type))
     model = ChatModel(engine, loaded.tokenizer)
     if "chat" in capabilities:
         _check_template(model)
-    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, _manner(folder, settings, str(loaded.dtype)))
+    manner = _manner(folder, settings, str(loaded.dtype))
+    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision)
 
 
-def engine_settings(settings: ServeSettings) -> EngineSettings:
+def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
     """Returns the engine's part of the settings."""
     return EngineSettings(
         max_model_length=settings.max_model_length,
@@ -82,6 +90,7 @@ def engine_settings(settings: ServeSettings) -> EngineSettings:
         prefix_caching=settings.prefix_caching,
         speculative_tokens=settings.speculative_tokens,
         step_timeout=settings.engine_step_timeout.total_seconds(),
+        **chunks(device),
     )
 
 
@@ -97,10 +106,13 @@ class GenerationService:
     def __init__(self, loaded: LoadedChat, context: Context):
         settings = context.settings
         self.model = loaded.model
+        self.lora: str | None = None
         self.manner = loaded.manner
         self.limiter = context.limiter(loaded.sequences)
         self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
         self._reading = Limiter(concurrency=READERS, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
+        self._sight = None if loaded.vision is None else Sight(loaded.vision, settings)
+        self.codec = PromptCodec(loaded.model.reader, self.bounds, self._reading)
         self._metrics = context.metrics
         self._on_death = context.on_death
 
@@ -121,7 +133,15 @@ class GenerationService:
     async def stop(self) -> None:
         """Ends the engine's thread, and those that read prompts."""
         self.model.close()
+        if self._sight is not None:
+            self._sight.close()
         await self.model.engine.stop()
+
+    def adapted(self, adapter: str) -> GenerationService:
+        """Returns the service with one of the model's adapters in force for every request."""
+        service = copy(self)
+        service.lora = adapter
+        return service
 
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Returns the token ids of a conversation. Raises InvalidRequest when it is too long or the model's template refuses it."""
@@ -140,8 +160,28 @@ class GenerationService:
         async with self._reading.slot():
             return await self.model.reader.text(prompt)
 
+    async def look(self, prompt: list[int], pictures: Sequence[Picture]) -> tuple[list[int], Pixels]:
+        """Returns a conversation's tokens with room for its images, and the images. Raises InvalidRequest."""
+        return await self._eyes(pictures[0].param).look(prompt, pictures)
+
+    async def media(self, prompt: list[int], pixels: Pixels) -> Media:
+        """Returns what stands for the images of a prompt that `look` returned."""
+        return await self._eyes("messages").media(prompt, pixels)
+
+    def _eyes(self, param: str) -> Sight:
+        if self._sight is None:
+            raise InvalidRequest("This model takes text only. Send no images, or ask a vision model.", param=param, code="invalid_value")
+        return self._sight
+
     def choices(
-        self, request_id: str, prompt: list[int], sampling: SamplingParams, count: int = 1, *, param: str = "n"
+        self,
+        request_id: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        count: int = 1,
+        *,
+        param: str = "n",
+        media: Media | None = None,
     ) -> list[GenerationRequest]:
         """Returns a request for each of ``count`` answers to a prompt. Raises InvalidRequest when they cannot be computed."""
         if count > self.manner.choices:
@@ -152,7 +192,9 @@ class GenerationService:
             )
         self.bounds.check_tokens(sampling.logit_bias, "logit_bias", "Leave it out.")
         return [
-            GenerationRequest(f"{request_id}-{choice}", prompt, replace(sampling, seed=choice_seed(sampling.seed, choice)))
+            GenerationRequest(
+                f"{request_id}-{choice}", prompt, replace(sampling, seed=choice_seed(sampling.seed, choice)), self.lora, media
+            )
             for choice in range(count)
         ]
 
@@ -179,6 +221,8 @@ class GenerationService:
     async def warm_up(self) -> None:
         """Runs the engine's paths, and one short text through tokenizer and detokeniser."""
         await self.model.engine.warm_up()
+        if self._sight is not None:
+            await self._sight.warm_up()
         prompt = await self.model.reader.text("warm-up")
         request = GenerationRequest("warm-up", prompt, SamplingParams(temperature=0.0, max_tokens=2))
         async with aclosing(self.model.generate(request)) as deltas:
