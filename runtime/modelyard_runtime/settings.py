@@ -134,6 +134,15 @@ class GenerationSettings(BaseModel):
         description="Further names that requests may set in `chat_template_kwargs` (repeatable); enable_thinking, thinking and "
         "reasoning_effort they always may.",
     )
+    tool_parser: Literal["auto", "hermes", "llama3", "mistral", "harmony", "json"] = Field(
+        default="auto", description="How the model writes calls of tools; auto tells it from the chat template."
+    )
+    reasoning_parser: Literal["auto", "think", "harmony", "none"] = Field(
+        default="auto", description="How the model writes reasoning; auto tells it from the chat template."
+    )
+    grammar_timeout: Timeout = Field(
+        default=timedelta(seconds=3), description="Longest time to compile a request's schema or pattern; then 400."
+    )
 
 
 class LifeSettings(BaseModel):

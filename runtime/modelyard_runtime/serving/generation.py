@@ -36,6 +36,7 @@ from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.merge import merge
 from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
 from modelyard_runtime.serving.sight import Sight
+from modelyard_runtime.serving.speech import Speech
 from modelyard_runtime.settings import ServeSettings
 
 #: What requests may always set in a chat template.
@@ -65,6 +66,7 @@ class LoadedChat:
     vocabulary: int
     manner: Manner
     vision: Vision | None
+    speech: Speech
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
@@ -78,7 +80,7 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     if "chat" in capabilities:
         _check_template(model)
     manner = _manner(folder, settings, str(loaded.dtype))
-    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision)
+    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, Speech(loaded, settings))
 
 
 def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
@@ -108,6 +110,7 @@ class GenerationService:
         self.model = loaded.model
         self.lora: str | None = None
         self.manner = loaded.manner
+        self.speech = loaded.speech
         self.limiter = context.limiter(loaded.sequences)
         self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
         self._reading = Limiter(concurrency=READERS, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
@@ -133,6 +136,7 @@ class GenerationService:
     async def stop(self) -> None:
         """Ends the engine's thread, and those that read prompts."""
         self.model.close()
+        self.speech.close()
         if self._sight is not None:
             self._sight.close()
         await self.model.engine.stop()

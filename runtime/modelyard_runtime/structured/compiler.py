@@ -28,14 +28,14 @@ class GrammarCompiler:
     """Compiles grammars for one tokenizer, off the event loop. Used from one event loop; close it at the end.
 
     ``vocabulary`` is the width of the model's scores, ``eos`` the tokens that end an answer, ``seconds`` the longest time per grammar.
-    Raises GrammarRefused when the tokenizer is of a kind that grammars cannot be made for.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, eos: Iterable[int], seconds: float):
-        self._text = _serialised(tokenizer)
+        self._source = tokenizer
         self._vocabulary = max(vocabulary, len(tokenizer))
         self._eos = sorted(eos)
-        self._trial = Trial(self._text, self._vocabulary, self._eos, seconds)
+        self._seconds = seconds
+        self._trial: Trial | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler")
         self._tokenizer: Any = None
         self._cache: OrderedDict[str, CompiledGrammar | GrammarRefused] = OrderedDict()
@@ -56,8 +56,9 @@ class GrammarCompiler:
     def close(self) -> None:
         """Ends the thread and the process."""
         self._closed = True
-        self._trial.kill()
-        self._thread.submit(self._trial.close)
+        if self._trial is not None:
+            self._trial.kill()
+            self._thread.submit(self._trial.close)
         self._thread.shutdown()
 
     async def _compiled(self, grammar: str) -> CompiledGrammar | GrammarRefused:
@@ -75,20 +76,22 @@ class GrammarCompiler:
     def _build(self, grammar: str) -> CompiledGrammar | GrammarRefused:
         if self._closed:
             return GrammarRefused("the model is being unloaded")
+        if self._trial is None or self._tokenizer is None:
+            text = _serialised(self._source)
+            if text is None:
+                return GrammarRefused("this model's tokenizer is of a kind that no grammar can bound")
+            self._tokenizer = LLTokenizer(text, n_vocab=self._vocabulary, eos_token=self._eos)
+            self._trial = Trial(text, self._vocabulary, self._eos, self._seconds)
         problem = self._trial.problem(grammar)
         if problem is not None:
             return GrammarRefused(_one_line(problem))
-        if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(self._text, n_vocab=self._vocabulary, eos_token=self._eos)
         return CompiledGrammar(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits()))
 
 
-def _serialised(tokenizer: Any) -> str:
-    """Returns the tokenizer as JSON, with the tokens that were added when it was loaded."""
+def _serialised(tokenizer: Any) -> str | None:
+    """Returns the tokenizer as JSON, with the tokens that were added when it was loaded; None when it is not of that kind."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise GrammarRefused("this model's tokenizer cannot be bound by a grammar")
-    return str(backend.to_str())
+    return None if backend is None else str(backend.to_str())
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,135 @@
+"""How a model writes calls and reasoning: told from its chat template, or named by the settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from modelyard_runtime.models import reasoning
+from modelyard_runtime.models.answer import AnswerParser, PlainParser
+from modelyard_runtime.models.reasoning import ThinkParser
+from modelyard_runtime.models.tools import harmony, hermes, mistral
+from modelyard_runtime.models.tools.bare import LLAMA_MARKER, BareParser
+from modelyard_runtime.models.tools.harmony import HarmonyParser
+from modelyard_runtime.models.tools.hermes import HermesParser
+from modelyard_runtime.models.tools.mistral import MistralParser
+from modelyard_runtime.models.tools.plain import plain_messages
+
+ToolStyle = Literal["hermes", "llama3", "mistral", "harmony", "json"]
+ReasoningStyle = Literal["think", "harmony", "none"]
+
+_MARKERS: dict[str, tuple[str, ...]] = {
+    "hermes": (hermes.OPEN, hermes.CLOSE),
+    "llama3": (LLAMA_MARKER,),
+    "mistral": (mistral.OPEN, "[ARGS]", "[CALL_ID]"),
+    "harmony": harmony.MARKERS,
+    "think": (reasoning.OPEN, reasoning.CLOSE),
+}
+#: A template that joins the arguments to text wants them as text; all others get an object, as Transformers documents.
+_TEXT_ARGUMENTS = re.compile(r"\+\s*tool\w*(?:\.function|\[['\"]function['\"]\])?(?:\.arguments|\[['\"]arguments['\"]\])(?!\s*\|)")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A model's way to write. ``takes_tools`` says whether its template shows the model its tools.
+
+    ``markers`` are the tokens of their own among the styles' markers; ``visible`` those of them that text leaves out unless told otherwise.
+    """
+
+    tools: ToolStyle
+    reasoning: ReasoningStyle
+    takes_tools: bool
+    text_arguments: bool
+    named_calls: bool
+    thought_key: str
+    markers: Mapping[str, int]
+    visible: frozenset[int]
+
+    def parser(self, tools: Collection[str], *, thinks: bool) -> AnswerParser:
+        """Returns a fresh parser for an answer to a request that has these tools; ``thinks`` says that the prompt opened the reasoning."""
+        if self.reasoning == "harmony" or self.tools == "harmony":
+            return HarmonyParser()
+        answer = _tool_parser(self.tools, tools) if tools else PlainParser()
+        return ThinkParser(answer, opened=thinks) if self.reasoning == "think" else answer
+
+    def rendered(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns messages as the model's template takes them; one that knows no tools gets them in plain words."""
+        known = [self._message(dict(message)) for message in messages]
+        return known if self.takes_tools else plain_messages(known, tools)
+
+    def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+        thought = message.pop("reasoning_content", None)
+        if thought and self.reasoning != "none":
+            message[self.thought_key] = thought
+        if self.text_arguments or not message.get("tool_calls"):
+            return message
+        return {**message, "tool_calls": [_with_object(call) for call in message["tool_calls"]]}
+
+
+def detect(template: str, tokenizer: Any, *, tools: ToolStyle | Literal["auto"], reasoning: ReasoningStyle | Literal["auto"]) -> Dialect:
+    """Returns the dialect that a chat template shows, where the settings do not name it."""
+    tool_style = _tool_style(template) if tools == "auto" else tools
+    reasoning_style = _reasoning_style(template) if reasoning == "auto" else reasoning
+    added = {token.content: (index, token.special) for index, token in tokenizer.added_tokens_decoder.items()}
+    names = [name for style in {tool_style, reasoning_style} for name in _MARKERS.get(style, ()) if name in added]
+    return Dialect(
+        tools=tool_style,
+        reasoning=reasoning_style,
+        takes_tools=re.search(r"\btools\b", template) is not None,
+        text_arguments=_TEXT_ARGUMENTS.search(template) is not None,
+        named_calls=tool_style == "mistral" and "[ARGS]" in template,
+        thought_key="thinking" if "message.thinking" in template else "reasoning_content",
+        markers={name: added[name][0] for name in names},
+        visible=frozenset(added[name][0] for name in names if added[name][1]),
+    )
+
+
+def thinks_already(prompt_end: str) -> bool:
+    """Whether a prompt ends inside the reasoning, as templates that open it do."""
+    return prompt_end.rstrip().endswith(reasoning.OPEN)
+
+
+def thought_already(prompt_end: str) -> bool:
+    """Whether a prompt ends after the reasoning, as templates do that are told to leave it out."""
+    return prompt_end.rstrip().endswith(reasoning.CLOSE)
+
+
+def _tool_style(template: str) -> ToolStyle:
+    signs: tuple[tuple[str, ToolStyle], ...] = (
+        (mistral.OPEN, "mistral"),
+        ("<|channel|>", "harmony"),
+        (hermes.OPEN, "hermes"),
+        (LLAMA_MARKER, "llama3"),
+    )
+    return next((style for sign, style in signs if sign in template), "json")
+
+
+def _reasoning_style(template: str) -> ReasoningStyle:
+    if "<|channel|>" in template:
+        return "harmony"
+    return "think" if reasoning.CLOSE in template else "none"
+
+
+def _tool_parser(style: ToolStyle, tools: Collection[str]) -> AnswerParser:
+    match style:
+        case "hermes":
+            return HermesParser()
+        case "mistral":
+            return MistralParser()
+        case "llama3":
+            return BareParser(tools, LLAMA_MARKER)
+        case _:
+            return BareParser(tools)
+
+
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a call with its arguments as an object; what is no JSON, as a call that was cut off, stays text."""
+    function = dict(call["function"])
+    with suppress(orjson.JSONDecodeError):
+        function["arguments"] = orjson.loads(function["arguments"] or "{}")
+    return {**call, "function": function}
