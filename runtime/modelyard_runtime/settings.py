@@ -31,7 +31,7 @@ Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
 SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
 #: Bytes with a binary unit, or a share of what there is.
 Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
-Capability = Literal["chat", "completions", "embeddings", "rerank", "classify", "transcription"]
+Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
 #: Names in chat templates that decide what is rendered, or are the template's own.
 _RESERVED = {
     *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
@@ -217,6 +217,7 @@ class MediaSettings(BaseModel):
         default=16 << 20, description="Largest image or other file, in bytes."
     )
     media_timeout: Timeout = Field(default=timedelta(seconds=10), description="Longest time to fetch one, redirects included.")
+    max_images: Annotated[int, Field(ge=1, le=1000)] = Field(default=16, description="Images of one request at most.")
     max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = Field(
         default=33_554_432, description="Largest image, in pixels; judged before it is decoded."
     )

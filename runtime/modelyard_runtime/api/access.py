@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PATHS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
+    "vision": "/v1/chat/completions",
     "embeddings": "/v1/embeddings",
     "rerank": "/v1/rerank",
     "classify": "/v1/classify",
@@ -61,8 +62,10 @@ async def transcription(request: Request, model: str) -> TranscriptionService:
     return cast("TranscriptionService", await service(request, model, "transcription"))
 
 
-async def service(request: Request, model: str, capability: str) -> Service:
+async def service(request: Request, model: str, capability: str | None) -> Service:
     """Returns the service of a model that has a capability, loading the model if need be; it stays until the answer has ended.
+
+    Without a capability any model will do.
 
     Raises ModelNotFound, InvalidRequest or Unavailable.
     """
@@ -70,7 +73,7 @@ async def service(request: Request, model: str, capability: str) -> Service:
     # The gateway has resolved aliases and namespaces already, and says so in a header.
     served = runtime.registry.resolve(model, request.headers.get(MODEL_HEADER))
     observation = observed()
-    observation.model, observation.capability = served.name, capability
+    observation.model, observation.capability = served.name, capability or ""
     _check_capability(served, capability)
     if not served.loaded and not runtime.up:
         raise _not_loaded(runtime, served)
@@ -81,9 +84,9 @@ async def service(request: Request, model: str, capability: str) -> Service:
     return served.service
 
 
-def _check_capability(served: ServedModel, capability: str) -> None:
+def _check_capability(served: ServedModel, capability: str | None) -> None:
     """Raises InvalidRequest when a model lacks a capability, as far as its capabilities are known yet."""
-    if served.capabilities and capability not in served.capabilities:
+    if capability is not None and served.capabilities and capability not in served.capabilities:
         paths = ", ".join(PATHS[name] for name in served.capabilities)
         raise InvalidRequest(
             f"The model '{served.name}' is not made for {capability}. It answers {paths}.", param="model", code="unsupported_capability"

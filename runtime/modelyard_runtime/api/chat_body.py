@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from modelyard_runtime.api.fields import Body, Ignored, SamplingBody, Tokens, invalid, unsupported
-from modelyard_runtime.models.prompt import Ending
+from modelyard_runtime.models.prompt import Ending, Picture
 
 
-def _text(value: Any) -> Any:
-    """Joins text parts; parts of other kinds are refused."""
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image part of a message."""
+
+    url: str
+
+
+Parts = tuple[str | Image, ...]
+
+
+def _content(value: Any) -> Any:
+    """Joins text parts; with images among them the parts stay apart."""
     if not isinstance(value, list):
         return value
     if not value:
         raise invalid("expected text, or at least one part")
-    for part in value:
-        if (
-            not isinstance(part, dict)
-            or part.get("type") != "text"
-            or not isinstance(part.get("text"), str)
-            or set(part) - {"type", "text"}
-        ):
-            raise invalid('this model takes text only: send parts of {"type": "text", "text": "…"}')
-    return "".join(part["text"] for part in value)
+    parts = tuple(_part(part, index) for index, part in enumerate(value))
+    return parts if any(isinstance(part, Image) for part in parts) else "".join(map(str, parts))
 
 
+def _part(part: Any, index: int) -> str | Image:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str) and not set(part) - {"type", "text"}:
+        return str(part["text"])
+    image = part.get("image_url") if kind == "image_url" and not set(part) - {"type", "image_url"} else None
+    if isinstance(image, dict) and isinstance(image.get("url"), str) and not set(image) - {"url", "detail"}:
+        if image.get("detail") not in {None, "auto", "low", "high"}:
+            raise invalid(f"part {index}: 'detail' must be auto, low or high")
+        return Image(image["url"])
+    forms = '{"type": "text", "text": "…"} or {"type": "image_url", "image_url": {"url": "…"}}'
+    raise invalid(f"part {index}: expected {forms}; no other parts are supported")
+
+
+_PART = {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "image_url"]}}}
 Content = Annotated[
-    str,
-    BeforeValidator(_text),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+    str | Parts,
+    BeforeValidator(_content),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]}),
 ]
 
 
@@ -46,10 +64,20 @@ class Message(Body):
     function_call: Annotated[Any, unsupported()] = None
     tool_calls: Annotated[Any, unsupported([])] = None
 
-    def rendered(self) -> dict[str, str]:
+    @field_validator("content")
+    @classmethod
+    def _images_are_the_users(cls, content: str | Parts, info: ValidationInfo) -> str | Parts:
+        if not isinstance(content, str) and info.data.get("role") not in {None, "user"}:
+            raise invalid("only messages of the user's may hold images: send text")
+        return content
+
+    def rendered(self) -> dict[str, Any]:
         """Returns what a chat template takes; templates know no developers."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.content} | ({"name": self.name} if self.name else {})
+        content: Any = self.content
+        if not isinstance(content, str):
+            content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in content]
+        return {"role": role, "content": content} | ({"name": self.name} if self.name else {})
 
 
 class ChatBody(SamplingBody):
@@ -100,6 +128,17 @@ class ChatBody(SamplingBody):
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise invalid("needs a last message of the assistant's to go on with", "continue_final_message")
         return self
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The images of all messages, in order."""
+        return [
+            Picture(part.url, f"messages[{index}].content[{place}].image_url.url")
+            for index, message in enumerate(self.messages)
+            if not isinstance(message.content, str)
+            for place, part in enumerate(message.content)
+            if isinstance(part, Image)
+        ]
 
     @property
     def ending(self) -> Ending:

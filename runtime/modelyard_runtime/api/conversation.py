@@ -57,11 +57,16 @@ class Conversation:
 
 async def converse(service: GenerationService, request_id: str, body: ChatBody) -> Conversation:
     """Reads the prompt; generation begins with the first step asked for. Raises InvalidRequest, TooManyRequests or Unavailable."""
-    prompt = await service.encode_chat(_prompt(service, body))
+    pictures, pixels = body.pictures, None
+    service.check_pictures(pictures)
+    prompt = await service.encode_chat(prompt_of(service, body))
+    if pictures:
+        prompt, pixels = await service.look(prompt, pictures)
     wanted, param = body.limit
     defaults = service.manner.defaults
     room = service.bounds.room(prompt, wanted, prompt_param="messages", wanted_param=param, default=defaults.max_tokens)
-    requests = service.choices(request_id, prompt, body.sampling(room, defaults), count=body.n or 1)
+    media = None if pixels is None else await service.media(prompt, pixels)
+    requests = service.choices(request_id, prompt, body.sampling(room, defaults), count=body.n or 1, media=media)
     parsers = [parser_of(body) for _ in requests]
     return Conversation(len(prompt), len(requests), _steps(service.generate_each(requests, body.stop or []), parsers))
 
@@ -72,7 +77,8 @@ def parser_of(body: ChatBody) -> AnswerParser:
     return PlainParser()
 
 
-def _prompt(service: GenerationService, body: ChatBody) -> ChatPrompt:
+def prompt_of(service: GenerationService, body: ChatBody) -> ChatPrompt:
+    """Returns what the chat template renders for a request. Raises InvalidRequest."""
     variables = body.chat_template_kwargs or {}
     unknown = sorted(set(variables) - service.manner.variables)
     if unknown:

@@ -19,6 +19,14 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of a message, by URL; ``param`` names its place in the request."""
+
+    url: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """What a template renders. ``variables`` are what templates call by other names, such as ``enable_thinking``."""
 

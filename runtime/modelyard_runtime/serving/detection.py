@@ -50,6 +50,8 @@ def detect(folder: Path) -> tuple[str, ...]:
         return ("rerank",) if _labels(config) == 1 else ("classify",)
     if (folder / "modules.json").is_file():
         return ("embeddings", "rerank")
+    if "vision_config" in config and any(name.endswith("ForConditionalGeneration") for name in architectures):
+        return ("chat", "completions", "vision")
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return ("chat", "completions") if has_template(folder) else ("completions",)
     if any(name.endswith(("Model", "ForMaskedLM")) for name in architectures):

@@ -97,7 +97,7 @@ class Family:
 
 
 FAMILIES = (
-    Family("generation", frozenset({"chat", "completions"}), "modelyard_runtime.serving.generation"),
+    Family("generation", frozenset({"chat", "completions", "vision"}), "modelyard_runtime.serving.generation"),
     Family("embeddings", frozenset({"embeddings", "rerank"}), "modelyard_runtime.serving.embeddings"),
     Family("ranking", frozenset({"rerank", "classify"}), "modelyard_runtime.serving.ranking"),
     Family("transcription", frozenset({"transcription"}), "modelyard_runtime.serving.transcription"),

@@ -164,18 +164,22 @@ class GenerationService:
         async with self._reading.slot():
             return await self.model.reader.text(prompt)
 
+    def check_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Raises InvalidRequest when there are images and the model sees none."""
+        if pictures and self._sight is None:
+            raise InvalidRequest(
+                "This model takes text only. Send no images, or ask a vision model.", param=pictures[0].param, code="invalid_value"
+            )
+
     async def look(self, prompt: list[int], pictures: Sequence[Picture]) -> tuple[list[int], Pixels]:
         """Returns a conversation's tokens with room for its images, and the images. Raises InvalidRequest."""
-        return await self._eyes(pictures[0].param).look(prompt, pictures)
+        assert self._sight is not None
+        return await self._sight.look(prompt, pictures)
 
     async def media(self, prompt: list[int], pixels: Pixels) -> Media:
         """Returns what stands for the images of a prompt that `look` returned."""
-        return await self._eyes("messages").media(prompt, pixels)
-
-    def _eyes(self, param: str) -> Sight:
-        if self._sight is None:
-            raise InvalidRequest("This model takes text only. Send no images, or ask a vision model.", param=param, code="invalid_value")
-        return self._sight
+        assert self._sight is not None
+        return await self._sight.media(prompt, pixels)
 
     def choices(
         self,
