@@ -72,7 +72,7 @@ def _recorder(tracer: Any) -> Callable[[Ended], None]:
 def _name(ended: Ended) -> str:
     seen = ended.observation
     operation = _OPERATIONS.get(seen.capability, seen.capability)
-    return f"{operation} {seen.model}" if seen.model else f"{ended.scope['method']} {ended.route}".rstrip()
+    return f"{operation} {seen.model}" if operation else f"{ended.scope['method']} {ended.route}".rstrip()
 
 
 def _attributes(ended: Ended) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _attributes(ended: Ended) -> dict[str, Any]:
     }
     if ended.status >= 500:
         http["error.type"] = str(ended.status)
-    return http | _model_attributes(ended) if seen.model else http
+    return http | _model_attributes(ended) if seen.capability else http
 
 
 def _model_attributes(ended: Ended) -> dict[str, Any]:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from modelyard_runtime.engine.base import SamplingParams
 from modelyard_runtime.serving.sampling import SamplingDefaults
 
 T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
 
 
 class Body(BaseModel):
     """A request's body: strict types, unknown fields refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def valid_body(kind: type[B], fields: dict[str, Any]) -> B:
+    """Returns a body made from another one's fields. Raises RequestValidationError, as FastAPI does of a body that came by itself."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
 
 
 def unsupported(*accepted: object) -> AfterValidator:

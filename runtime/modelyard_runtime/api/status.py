@@ -1,12 +1,14 @@
-"""``/v1/models``, ``/health`` and ``/ready`` on the public port; ``/metrics`` and ``/progress`` on the private one."""
+"""``/v1/models``, ``/version``, ``/health`` and ``/ready`` on the public port; ``/metrics`` and ``/progress`` on the private one."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from modelyard import __version__
 
 from modelyard_runtime.api.access import runtime_of
 from modelyard_runtime.api.responses import json_response
+from modelyard_runtime.serving.model import ServedModel
 
 public = APIRouter()
 private = APIRouter()
@@ -24,6 +26,12 @@ async def model(request: Request, name: str) -> Response:
     return json_response(runtime_of(request).registry.resolve(name).describe())
 
 
+@public.get("/version")
+async def version() -> Response:
+    """Says which release this is."""
+    return json_response({"version": __version__})
+
+
 @public.get("/health")
 async def health(request: Request) -> Response:
     """Says whether the process works: loading is work, a dead engine is not."""
@@ -35,9 +43,18 @@ async def health(request: Request) -> Response:
 
 @public.get("/ready")
 async def ready(request: Request) -> Response:
-    """Says whether new requests are welcome."""
+    """Says whether new requests are welcome, and how each model and each of its capabilities stands."""
     runtime = runtime_of(request)
-    return json_response({"status": runtime.phase}, 200 if runtime.ready else 503)
+    models = {model.name: {"status": model.lifecycle.state, "capabilities": _capabilities(model)} for model in runtime.registry.models}
+    return json_response({"status": runtime.phase, "models": models}, 200 if runtime.ready else 503)
+
+
+def _capabilities(model: ServedModel) -> dict[str, dict[str, str]]:
+    """Returns how each capability stands, and its warm-up: none before there was one."""
+    warmed = model.lifecycle.warmup
+    return {
+        name: {"status": model.lifecycle.state, "warmup": str(warmed.get(name, {}).get("state", "none"))} for name in model.capabilities
+    }
 
 
 @private.get("/metrics")

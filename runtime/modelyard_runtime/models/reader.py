@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -40,6 +40,14 @@ class PromptReader:
     async def text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Returns the tokens of plain text."""
         return await self._on_thread(lambda: self._text(text, add_special_tokens))
+
+    async def decode(self, tokens: Sequence[int]) -> str:
+        """Returns the text of tokens, special ones by their names."""
+        return await self._on_thread(lambda: str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)))
+
+    async def spell(self, tokens: Sequence[int]) -> list[str]:
+        """Returns each token as the vocabulary spells it; those that the model has and the tokenizer lacks are empty."""
+        return await self._on_thread(lambda: [token or "" for token in self._tokenizer.convert_ids_to_tokens(list(tokens))])
 
     def check_template(self) -> None:
         """Renders a greeting; blocks. Raises TemplateRefused when the template is broken; one that only minds the greeting is not."""

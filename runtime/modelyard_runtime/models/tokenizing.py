@@ -56,6 +56,18 @@ class TextTokenizer:
             return [self._encoded(self._backend.encode(*_pair(self._cased(texts[0]))))]
         return [self._encoded(one) for one in self._backend.encode_batch_fast([self._cased(text) for text in texts])]
 
+    def plain(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Returns the token ids of a text, with special tokens or without."""
+        return list(self._backend.encode(*_pair(self._cased(text)), add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of token ids, special ones by their names."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """Returns each token as the vocabulary spells it; those that the model has and the tokenizer lacks are empty."""
+        return [self._backend.id_to_token(token) or "" for token in ids]
+
     def cut(self, text: Text, limit: int, side: Side = "right") -> Encoded:
         """Returns a text in at most ``limit`` tokens, cut at that side; of a pair the longer text gives way first, as in Transformers."""
         first, second = (

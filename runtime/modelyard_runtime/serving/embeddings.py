@@ -17,7 +17,9 @@ from modelyard_runtime.models.loading import choose_device, choose_dtype
 from modelyard_runtime.models.tokenizing import Encoded, skipping
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.batching import Batcher, Budget
+from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.caching import Vector, VectorCache, key_of
+from modelyard_runtime.serving.codec import TextCodec
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.prompting import NO_PROMPTING, Prompting, Truncation
 from modelyard_runtime.serving.texts import Reader
@@ -64,6 +66,7 @@ class EmbeddingService:
         self._budget = Budget(settings.max_batch_tokens)
         self.batcher: Batcher[Encoded] = Batcher(model.embed, budget=self._budget, padded=not model.encoder.packs, watch=context.metrics)
         self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
+        self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))
         self._metrics = context.metrics
         self.reports_usage = settings.report_usage
 

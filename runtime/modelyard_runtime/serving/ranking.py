@@ -16,6 +16,8 @@ from modelyard_runtime.models.ranking import RankingModel, activate
 from modelyard_runtime.models.tokenizing import Encoded, Text
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.batching import Batcher, Budget
+from modelyard_runtime.serving.bounds import Bounds
+from modelyard_runtime.serving.codec import TextCodec
 from modelyard_runtime.serving.embeddings import check_length, longest_text
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.prompting import Truncation
@@ -54,6 +56,7 @@ class RankingService:
         self._budget = Budget(settings.max_batch_tokens)
         self.batcher: Batcher[Encoded] = Batcher(model.judge, budget=self._budget, padded=not model.packs, watch=context.metrics)
         self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
+        self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))
         self._metrics = context.metrics
         self.reports_usage = settings.report_usage
 

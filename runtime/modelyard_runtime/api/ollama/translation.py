@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from modelyard.api.errors import InvalidRequest
-from pydantic import ValidationError
 
 from modelyard_runtime.api.chat_body import ChatBody as OpenAIChat
-from modelyard_runtime.api.fields import SamplingBody
+from modelyard_runtime.api.fields import SamplingBody, valid_body
 from modelyard_runtime.api.ollama import bodies
 
 _NEEDS_CHAT = "'{}' needs a model with a chat template and a prompt that is not raw. Leave it out."
-B = TypeVar("B", bound=SamplingBody)
 
 
 def chat(body: bodies.ChatBody) -> OpenAIChat:
@@ -37,7 +34,7 @@ def completion(body: bodies.GenerateBody) -> SamplingBody:
         raise InvalidRequest(_NEEDS_CHAT.format("format"), param="format")
     if body.think:
         raise InvalidRequest(_NEEDS_CHAT.format("think"), param="think")
-    return _valid(SamplingBody, {"model": body.model, **(body.options.sampling() if body.options else {})})
+    return valid_body(SamplingBody, {"model": body.model, **(body.options.sampling() if body.options else {})})
 
 
 def messages(given: Sequence[bodies.Message]) -> list[dict[str, Any]]:
@@ -81,14 +78,7 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, An
 
 def _chat(body: bodies.AnswerBody, own: dict[str, Any]) -> OpenAIChat:
     options = body.options.sampling() if body.options else {}
-    return _valid(OpenAIChat, {"model": body.model, **own, **options, **_format(body.format), **_think(body.think)})
-
-
-def _valid(kind: type[B], fields: dict[str, Any]) -> B:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
+    return valid_body(OpenAIChat, {"model": body.model, **own, **options, **_format(body.format), **_think(body.think)})
 
 
 def _format(form: bodies.Format) -> dict[str, Any]:
