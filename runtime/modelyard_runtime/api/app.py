@@ -11,7 +11,7 @@ from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from modelyard_runtime.api import admin, audio, chat, classify, completions, embeddings, keys, rerank, status
+from modelyard_runtime.api import admin, audio, chat, classify, completions, embeddings, keys, rerank, status, tokens
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.forms import OVERHEAD
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
@@ -42,6 +42,7 @@ def public_app(runtime: Runtime) -> ASGIApp:
         rerank.router,
         classify.router,
         audio.router,
+        tokens.router,
         ollama.router,
         status.public,
     )
