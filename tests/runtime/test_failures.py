@@ -1,6 +1,7 @@
 """Failures while it starts or serves: each ends where it should, with its cause."""
 
 import shutil
+import threading
 
 import httpx
 import numpy as np
@@ -39,6 +40,41 @@ def test_a_dead_engine_ends_the_process_with_the_cause(start, monkeypatch):
     failure = server.join()
     assert failure.reason is Reason.CRASH_LOOP
     assert "fell off the bus" in failure.message
+
+
+def test_an_engine_that_stumbles_once_goes_on_with_new_requests(start, monkeypatch):
+    server = start()
+    forward, calls = Runner.forward, []
+
+    def stumble(self, work):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("a cosmic ray")
+        return forward(self, work)
+
+    monkeypatch.setattr(Runner, "forward", stumble)
+    failed = httpx.post(f"{server.url}/v1/chat/completions", json=HELLO | {"ignore_eos": True})
+    assert (failed.status_code, failed.json()["error"]["code"]) == (503, "engine_failed")
+    assert "cosmic" not in failed.text
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=HELLO).status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_step_that_never_ends_ends_the_process(start, monkeypatch):
+    server = start(engine_step_timeout="1s")
+    go_on, forward = threading.Event(), Runner.forward
+
+    def hang(self, work):
+        go_on.wait()
+        return forward(self, work)
+
+    monkeypatch.setattr(Runner, "forward", hang)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=HELLO, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_failed")
+    failure = server.join()
+    go_on.set()
+    assert failure.reason is Reason.CRASH_LOOP
+    assert "did not end within 1 s" in failure.message
 
 
 def test_a_stream_that_an_engine_s_death_ends_says_so(start, monkeypatch):

@@ -5,7 +5,7 @@ Everything above this border (HTTP, templates, stop strings, text) knows tokens 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -194,8 +194,8 @@ class Engine(Protocol):
         """Why the engine is dead; None while it lives."""
         ...
 
-    def start(self) -> None:
-        """Starts the engine's thread."""
+    def start(self, on_death: Callable[[EngineFailed], None] | None = None) -> None:
+        """Starts the engine's thread; ``on_death`` is called on this event loop, once, if the engine cannot go on."""
         ...
 
     def submit(self, request: GenerationRequest) -> TokenStream:

@@ -15,7 +15,7 @@ import transformers
 from modelyard import __version__
 from modelyard.api.errors import InternalError, InvalidRequest
 
-from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, RequestFailed, SamplingParams
+from modelyard_runtime.engine.base import GenerationRequest, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.engine.settings import EngineSettings, chunks
@@ -98,7 +98,7 @@ def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
 
 def serve(loaded: LoadedChat, context: Context) -> GenerationService:
     """Starts the engine and makes its service."""
-    loaded.model.engine.start()
+    loaded.model.engine.start(context.on_death)
     return GenerationService(loaded, context)
 
 
@@ -117,7 +117,6 @@ class GenerationService:
         self._sight = None if loaded.vision is None else Sight(loaded.vision, settings)
         self.codec = PromptCodec(loaded.model.reader, self.bounds, self._reading)
         self._metrics = context.metrics
-        self._on_death = context.on_death
 
     @property
     def max_length(self) -> int:
@@ -247,16 +246,8 @@ class GenerationService:
                     if delta.finish_reason is not None:
                         watch.finished(delta.finish_reason)
                     yield delta
-        except EngineFailed as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: EngineFailed) -> Exception:
-        """Returns what the client hears: of the engine's death, or of a failure that is this request's alone."""
-        if isinstance(error, RequestFailed):
-            return InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed")
-        if self.model.engine.failure is not None:
-            self._on_death(self.model.engine.failure)
-        return error
+        except RequestFailed as error:
+            raise InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed") from error
 
 
 def _check_template(model: ChatModel) -> None:
