@@ -110,6 +110,6 @@ def test_what_a_server_says_of_itself(chat: Running, embed: Running) -> None:
     warm = {"status": "ready", "warmup": "done"}
     assert ready == {"status": "ready", "models": {"tiny-chat": {"status": "ready", "capabilities": {"chat": warm, "completions": warm}}}}
     (model,) = httpx.get(f"{embed.url}/v1/models").json()["data"]
-    assert (model["capabilities"], model["max_model_len"], model["embedding_size"]) == (["embeddings", "rerank"], 512, 64)
+    assert (model["capabilities"], model["max_model_len"], model["embedding_size"]) == (["embeddings", "rerank"], 256, 64)
     assert (model["architecture"], model["dtype"]) == ("bert", "F32")
     assert model["parameters"] * 4 < model["size"]
