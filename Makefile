@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
+.PHONY: help venv quickstart check test equality crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ check: .venv/dev.stamp ## Lint, format, types, import rules, generated files, th
 
 test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
 	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+
+equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weights: 64 requests that come and go
+	MODELYARD_EQUALITY_REQUESTS=64 $(BIN)/pytest -n 0 tests/engine/test_equality.py $(PYTEST_ARGS)
 
 crds: .venv/dev.stamp ## Generate the custom resource definitions, the chart's copy and the field reference
 	$(BIN)/python -m modelyard.api.crd crds docs/reference
