@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from PIL import Image
 
 from .conftest import Running, wait_until
 
@@ -108,6 +109,29 @@ def test_options_reach_the_sampler(chat: Running, client: Clients) -> None:
 @pytest.mark.parametrize("keep_alive", ["5m", "-1m", 30, -1, 0.5, "1h30m", "0"])
 def test_how_long_a_model_is_kept_is_accepted(chat: Running, keep_alive: float | str, client: Clients) -> None:
     assert client(chat.url).generate("tiny-chat", "Hello", options=FIXED, keep_alive=keep_alive).done
+
+
+@pytest.mark.parametrize("think", [True, False, "low"])
+def test_thinking_is_the_templates_to_turn_on(chat: Running, client: Clients, think: bool | str) -> None:
+    answer = client(chat.url).chat("tiny-chat", HELLO, options=FIXED, think=think)  # type: ignore[call-overload]
+    assert answer.message.content == client(chat.url).chat("tiny-chat", HELLO, options=FIXED).message.content
+
+
+def test_images(start: Callable[..., Running], tmp_path: Path, client: Clients) -> None:
+    server = start("builtin://tiny-vision")
+    pictures = {}
+    for colour in ("red", "blue"):
+        pictures[colour] = tmp_path / f"{colour}.png"
+        Image.new("RGB", (32, 32), colour).save(pictures[colour])
+    turns = [{"role": "user", "content": "What is this?", "images": [pictures["red"]]}]
+    seen = client(server.url).chat("tiny-vision", turns, options=FIXED)
+    text = client(server.url).chat("tiny-vision", [{"role": "user", "content": "What is this?"}], options=FIXED)
+    assert seen.prompt_eval_count > text.prompt_eval_count
+    asked = client(server.url).generate("tiny-vision", "What is this?", images=[pictures["red"].read_bytes()], options=FIXED)
+    assert asked.response == seen.message.content
+    assert "vision" in client(server.url).show("tiny-vision").capabilities
+    answer = httpx.post(f"{server.url}/api/generate", json={"model": "tiny-vision", "prompt": "Hm?", "images": ["!"]})
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
 
 
 def test_loading_ahead(chat: Running, client: Clients) -> None:

@@ -90,6 +90,8 @@ def _format(form: bodies.Format) -> dict[str, Any]:
 
 
 def _think(think: bodies.Think) -> dict[str, Any]:
+    """Returns the variables by which templates turn thinking on and off; those that know no levels leave theirs alone."""
     if think is None:
         return {}
-    return {"chat_template_kwargs": {"enable_thinking": think}} if isinstance(think, bool) else {"reasoning_effort": think}
+    level = {} if isinstance(think, bool) else {"reasoning_effort": think}
+    return {"chat_template_kwargs": {"enable_thinking": bool(think), **level}}
