@@ -5,6 +5,7 @@ Nothing heavy is imported before the arguments are known to be right: ``--help``
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,8 @@ from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.hardware import share_cores
 from modelyard_runtime.settings import PullSettings, ServeSettings
 
+#: The name of a thread that `engine.engine` starts.
+_ENGINE = "modelyard-engine"
 _TERMINATION_LOG = Path("/dev/termination-log")
 
 
@@ -27,8 +30,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _run(settings)
     except RuntimeFailed as failure:
         _report(failure, Path(log) if log else None)
-        sys.exit(failure.exit_code)
-    sys.exit(0)
+        _exit(failure.exit_code)
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process. The interpreter must not be torn down under a step that hangs inside native code: that would abort it."""
+    if any(thread.name == _ENGINE and thread.is_alive() for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(settings: ServeSettings | PullSettings) -> None:
