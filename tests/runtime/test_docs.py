@@ -11,8 +11,8 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("api.md",)
 MODELS = ("builtin://tiny-chat", "builtin://tiny-embed")
-#: The address in the documentation.
-ADDRESS = "http://localhost:8080"
+#: The addresses in the documentation: a gateway's, which has the runtime's paths below /v1, and a runtime's own.
+ADDRESS = re.compile(r"http://localhost:80[08]0")
 _BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -30,7 +30,7 @@ def test_examples_run_as_they_stand(page, start, tmp_path):
     session: dict[str, Any] = {}
     assert blocks(page)
     for line, language, text in blocks(page):
-        example = text.replace(ADDRESS, server.url)
+        example = ADDRESS.sub(server.url, text)
         if language == "python":
             # Padded, so that a traceback has the page's line numbers.
             exec(compile("\n" * (line - 1) + example, str(DOCS / page), "exec"), session)
