@@ -9,12 +9,12 @@ from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from modelyard_runtime.api.chat_body import ChatBody
+from modelyard_runtime.api.errors import to_api_error
 from modelyard_runtime.api.fields import Body, Ignored, ModelName, Stop, Tokens, invalid, unsupported
 from modelyard_runtime.api.openresponses.items import Item, messages_of
+from modelyard_runtime.api.openresponses.naming import reworded
 
 _MAX_ITEMS = 4096
-#: Fields of the chat request that have another name here, so that an error names what the client wrote.
-_NAMES = {"messages": "input", "response_format": "text.format", "max_completion_tokens": "max_output_tokens"}
 #: Fields that chat requests have too.
 _SHARED = (
     *("model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty"),
@@ -124,18 +124,24 @@ class ResponsesBody(Body):
         """Whether the answer's text comes with log probabilities."""
         return _LOGPROBS in (self.include or ()) or self.top_logprobs is not None
 
+    @property
+    def origins(self) -> list[int | None]:
+        """For each message of the chat request its item's place; None is the instructions'."""
+        return ([None] if self.instructions else []) + [place for place, _ in messages_of(self.input)]
+
     def to_chat(self) -> ChatBody:
-        """Returns the chat request. Raises RequestValidationError with this request's names of the fields."""
+        """Returns the chat request. Raises InvalidRequest in this request's words."""
         try:
             return ChatBody.model_validate({name: value for name, value in self._chat_fields().items() if value is not None})
         except ValidationError as error:
-            raise RequestValidationError([{**problem, "loc": ("body", *_renamed(problem["loc"]))} for problem in error.errors()]) from error
+            problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+            raise reworded(to_api_error(RequestValidationError(problems)), self.origins) from error
 
     def _chat_fields(self) -> dict[str, Any]:
         instructions = [{"role": "system", "content": self.instructions}] if self.instructions else []
         return {
             **{name: getattr(self, name) for name in _SHARED},
-            "messages": [*instructions, *messages_of(self.input)],
+            "messages": [*instructions, *(message for _, message in messages_of(self.input))],
             "max_completion_tokens": self.max_output_tokens,
             "logprobs": self.wants_logprobs or None,
             "top_logprobs": self.top_logprobs,
@@ -163,9 +169,3 @@ def _nested_format(chosen: dict[str, Any] | None) -> dict[str, Any] | None:
     if chosen is None or chosen.get("type") != "json_schema":
         return chosen
     return {"type": "json_schema", "json_schema": {name: value for name, value in chosen.items() if name != "type"}}
-
-
-def _renamed(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Returns where a problem of the chat request is in this one."""
-    flat = tuple(part for part in location if part not in {"function", "json_schema"})
-    return (_NAMES.get(str(flat[0]), flat[0]), *flat[1:]) if flat else ()

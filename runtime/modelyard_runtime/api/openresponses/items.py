@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
 from modelyard_runtime.api.fields import Body, Ignored, invalid
 
@@ -14,25 +15,38 @@ _SUPPORTED = "message, function_call, function_call_output and reasoning"
 
 
 def _parts(value: Any) -> Any:
-    """Returns the text of parts; parts of images, files or audio are refused."""
-    if not isinstance(value, list):
-        return value
-    return "".join(_part(part) for part in value)
+    """Returns the text of parts."""
+    return "".join(map(_text, value)) if isinstance(value, list) else value
 
 
-def _part(part: Any) -> str:
+def _content(value: Any) -> Any:
+    """Returns a text, or parts as chat has them where there are images among them."""
+    if not isinstance(value, str | list):
+        raise PydanticKnownError("string_type")
+    if not isinstance(value, list) or not any(isinstance(part, dict) and part.get("type") == "input_image" for part in value):
+        return _parts(value)
+    return tuple(_image(part) if part["type"] == "input_image" else {"type": "text", "text": _text(part)} for part in value)
+
+
+def _text(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     text = part.get(_TEXTS[kind]) if isinstance(part, dict) and kind in _TEXTS else None
     if not isinstance(text, str):
-        raise invalid('this model takes text only: send parts of {"type": "input_text", "text": "…"}')
+        forms = '{"type": "input_text", "text": "…"} or {"type": "input_image", "image_url": "…"}'
+        raise invalid(f"expected parts as {forms}; no others are supported")
     return text
 
 
-PartsText = Annotated[
-    str,
-    BeforeValidator(_parts),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
-]
+def _image(part: dict[str, Any]) -> dict[str, Any]:
+    url, detail = part.get("image_url"), part.get("detail") or "auto"
+    if not isinstance(url, str):
+        raise invalid("this server keeps no files: send 'image_url' with the image's address or data")
+    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+
+
+_ANY_PARTS = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]})
+PartsText = Annotated[str, BeforeValidator(_parts), _ANY_PARTS]
+Content = Annotated[str | tuple[dict[str, Any], ...], BeforeValidator(_content), _ANY_PARTS]
 
 
 class MessageItem(Body):
@@ -40,7 +54,7 @@ class MessageItem(Body):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: PartsText
+    content: Content
     id: Ignored = None
     status: Ignored = None
     phase: Ignored = None
@@ -101,35 +115,38 @@ Item = Annotated[
 ]
 
 
-def messages_of(items: list[Any]) -> list[dict[str, Any]]:
-    """Returns the messages that a chat template takes.
+def messages_of(items: list[Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Returns the messages that a chat has, each with the place of its first item.
 
     What the model said in one turn is one message: reasoning, text and calls that follow each other.
     """
-    messages: list[dict[str, Any]] = []
+    messages: list[tuple[int, dict[str, Any]]] = []
     reasoning: str | None = None
-    for item in items:
-        match item:
-            case ReasoningItem():
-                reasoning = item.content or item.summary
-                continue
-            case MessageItem(role="assistant"):
-                messages.append({"role": "assistant", "content": item.content})
-            case MessageItem():
-                messages.append({"role": item.role, "content": item.content})
-            case CallItem():
-                _add_call(messages, item, reasoning)
-            case CallOutputItem():
-                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-        if reasoning and messages[-1]["role"] == "assistant":
-            messages[-1].setdefault("reasoning_content", reasoning)
+    for place, item in enumerate(items):
+        if isinstance(item, ReasoningItem):
+            reasoning = item.content or item.summary
+            continue
+        if isinstance(item, CallItem) and messages and messages[-1][1]["role"] == "assistant" and not reasoning:
+            messages[-1][1].setdefault("tool_calls", []).append(_call(item))
+        else:
+            more = {"reasoning_content": reasoning} if reasoning and _is_assistant(item) else {}
+            messages.append((place, _message(item) | more))
         reasoning = None
     return messages
 
 
-def _add_call(messages: list[dict[str, Any]], item: CallItem, reasoning: str | None) -> None:
-    """Adds a call to the assistant's message of this turn, or begins one: reasoning in between means a turn of its own."""
-    if not messages or messages[-1]["role"] != "assistant" or reasoning:
-        messages.append({"role": "assistant", "content": None})
-    call = {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.arguments}}
-    messages[-1].setdefault("tool_calls", []).append(call)
+def _message(item: Any) -> dict[str, Any]:
+    match item:
+        case CallItem():
+            return {"role": "assistant", "content": None, "tool_calls": [_call(item)]}
+        case CallOutputItem():
+            return {"role": "tool", "tool_call_id": item.call_id, "content": item.output}
+    return {"role": item.role, "content": item.content if isinstance(item.content, str) else list(item.content)}
+
+
+def _call(item: CallItem) -> dict[str, Any]:
+    return {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.arguments}}
+
+
+def _is_assistant(item: Any) -> bool:
+    return isinstance(item, CallItem) or getattr(item, "role", None) == "assistant"

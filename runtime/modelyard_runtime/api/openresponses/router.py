@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from modelyard.api.errors import UnknownPath
+from modelyard.api.errors import InvalidRequest, UnknownPath
 
 from modelyard_runtime.api import sse
 from modelyard_runtime.api.access import generation
 from modelyard_runtime.api.conversation import converse
 from modelyard_runtime.api.openresponses.answer import ResponseAnswer
 from modelyard_runtime.api.openresponses.body import ResponsesBody
+from modelyard_runtime.api.openresponses.naming import reworded
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch
@@ -25,7 +26,10 @@ async def responses(request: Request, body: ResponsesBody) -> Response:
     """Answers a conversation, whole or as events."""
     chat = body.to_chat()
     service = await generation(request, body.model, "chat")
-    conversation = await converse(service, request.state.request_id, chat)
+    try:
+        conversation = await converse(service, request.state.request_id, chat)
+    except InvalidRequest as error:
+        raise reworded(error, body.origins) from error
     if body.stream:
         conversation = replace(conversation, steps=await prefetch(conversation.steps))
     answer = ResponseAnswer(body, conversation, service.model.token_bytes, service.manner.defaults)
