@@ -29,6 +29,7 @@ Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
 SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
+AdapterText = Annotated[str, Field(max_length=1100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=\S+$")]
 #: Bytes with a binary unit, or a share of what there is.
 Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
 Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
@@ -79,6 +80,12 @@ class ComputeSettings(BaseModel):
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="Sequences generated at once.")
+    adapter: Annotated[tuple[AdapterText, ...], NoDecode, _split("\n")] = Field(
+        default=(),
+        max_length=64,
+        description="A LoRA adapter in PEFT's format, as name=source; requests ask for it as model:name (repeatable; one a line in the "
+        "environment).",
+    )
     kv_cache_tokens: Annotated[int, Field(ge=16, le=1 << 40)] | None = Field(
         default=None,
         description="Tokens that the KV cache holds, of all sequences together. By the memory available when left out. "
@@ -91,8 +98,10 @@ class ComputeSettings(BaseModel):
     engine_step_timeout: Timeout = Field(
         default=timedelta(seconds=120), description="Longest time of one step of the engine; then it is dead, and the process ends."
     )
-    max_batch_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
-        default=8192, description="Tokens, padding included, of one forward pass over texts to embed or to judge."
+    max_batch_tokens: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
+        default=None,
+        description="Tokens, padding included, of one forward pass over texts to embed or to judge. 2048 on a processor, 16384 on a GPU "
+        "when left out.",
     )
     embedding_cache_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = Field(
         default=32 << 20, description="Memory for the embeddings of texts asked for last, in bytes; 0 keeps none."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
-from modelyard.api.errors import InvalidRequest, Unavailable
+from modelyard.api.errors import InvalidRequest, ModelNotFound, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
 from modelyard_runtime.observation import observed
@@ -81,7 +81,24 @@ async def service(request: Request, model: str, capability: str | None) -> Servi
     await runtime.registry.ready(served)
     _check_capability(served, capability)
     assert served.service is not None
-    return served.service
+    return _adapted(served.service, served, model, routed=MODEL_HEADER in request.headers)
+
+
+def _adapted(service: Service, served: ServedModel, asked: str, *, routed: bool) -> Service:
+    """Returns the service with the adapter in force that ``model:adapter`` names. Raises ModelNotFound where there is none.
+
+    What the gateway has routed may be an alias that has a colon in it.
+    """
+    _, colon, adapter = asked.rpartition(":")
+    if not colon or asked in served.spec.names:
+        return service
+    adapters = getattr(service, "adapters", ())
+    if adapter in adapters:
+        return cast("Service", cast("GenerationService", service).adapted(adapter))
+    if routed:
+        return service
+    known = f"It has {', '.join(adapters)}." if adapters else "It has none."
+    raise ModelNotFound(f"The model '{served.name}' has no adapter '{adapter[:64]}'. {known}", param="model")
 
 
 def _check_capability(served: ServedModel, capability: str | None) -> None:

@@ -11,7 +11,7 @@ from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from modelyard_runtime.api import admin, audio, chat, classify, completions, embeddings, keys, rerank, status, tokens
+from modelyard_runtime.api import adapters, admin, audio, chat, classify, completions, embeddings, keys, rerank, status, tokens
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.forms import OVERHEAD
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
@@ -52,7 +52,7 @@ def private_app(runtime: Runtime) -> ASGIApp:
     """Returns the application of the private port. Raises ArgumentsInvalid when its keys cannot be read."""
     digests = keys.read(runtime.settings.admin_key_file, runtime.settings.admin_key, "--admin-key-file")
     guard = partial(keys.Keys, digests=digests, needed=keys.private_needs)
-    return _guarded(runtime, guard, (), status.private, admin.router)
+    return _guarded(runtime, guard, (), status.private, adapters.router, admin.router)
 
 
 def _guarded(

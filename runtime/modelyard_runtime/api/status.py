@@ -17,7 +17,15 @@ private = APIRouter()
 @public.get("/v1/models")
 async def models(request: Request) -> Response:
     """Lists the models."""
-    return json_response({"object": "list", "data": [model.describe() for model in runtime_of(request).registry.models]})
+    shown = [entry for model in runtime_of(request).registry.models for entry in (model.describe(), *_adapters(model))]
+    return json_response({"object": "list", "data": shown})
+
+
+def _adapters(model: ServedModel) -> list[dict[str, object]]:
+    """Returns an entry for each adapter, as vLLM lists them: its parent is the model."""
+    names = getattr(model.service, "adapters", ())
+    entry = {"object": "model", "created": model.created, "owned_by": "modelyard", "parent": model.name}
+    return [{"id": f"{model.name}:{name}", **entry} for name in names]
 
 
 @public.get("/v1/models/{name:path}")

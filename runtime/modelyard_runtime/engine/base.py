@@ -190,6 +190,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for, sorted."""
+        ...
+
+    @property
     def failure(self) -> EngineFailed | None:
         """Why the engine is dead; None while it lives."""
         ...

@@ -73,6 +73,11 @@ class TransformersEngine:
         return self.capacity.length
 
     @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for, sorted."""
+        return tuple(sorted(self.adapters.loaded))
+
+    @property
     def failure(self) -> EngineFailed | None:
         """Why the engine is dead; None while it lives."""
         return self._failure

@@ -24,7 +24,9 @@ from torch import nn
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
 from modelyard_runtime.models.fusing import FusedLayer
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: The file that tells an adapter's folder.
+ADAPTER_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MOST_RANK = 512
 #: Settings of PEFT that change what an adapter computes in ways that are not done here, and the values that do not.
@@ -131,19 +133,22 @@ class Adapters:
 
 
 def targets_of(model: nn.Module) -> dict[str, Target]:
-    """Returns the linear layers of a decoder's blocks, by the paths that PEFT knows them by."""
+    """Returns the linear layers of a decoder's blocks, by the paths that PEFT knows them by, fused or not."""
     found: dict[str, Target] = {}
+    fused: tuple[str, ...] = ()
     for path, module in model.named_modules():
+        if ".layers." not in path or "visual" in path or path.startswith(fused or "\0"):
+            continue
         if isinstance(module, FusedLayer):
-            found |= {f"{path}.{name}": _part(module, *origin) for name, origin in module.origins.items()}
-        elif ".layers." in path and "visual" not in path and hasattr(module, "in_features") and hasattr(module, "out_features"):
-            inputs, outputs = int(module.in_features), int(module.out_features)
-            found[path] = Target(module, slice(0, outputs), inputs, outputs)
+            fused += (f"{path}.",)
+            for name, (group, columns) in module.origins.items():
+                found[f"{path}.{name}"] = _target(module.get_submodule(group), columns)
+        elif hasattr(module, "in_features") and hasattr(module, "out_features"):
+            found[path] = _target(module, slice(0, int(module.out_features)))
     return found
 
 
-def _part(layer: FusedLayer, name: str, columns: slice) -> Target:
-    module = layer.get_submodule(name)
+def _target(module: nn.Module, columns: slice) -> Target:
     return Target(module, columns, int(module.in_features), columns.stop - columns.start)  # type: ignore[arg-type]
 
 
@@ -166,11 +171,11 @@ _REMEDY = "choose an adapter that was trained on these weights with PEFT, for th
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
+        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
     except FileNotFoundError:
-        raise WeightsNotFound(f"{folder.name} has no {_CONFIG}", "name a folder in PEFT's format") from None
+        raise WeightsNotFound(f"{folder.name} has no {ADAPTER_CONFIG}", "name a folder in PEFT's format") from None
     except (ValueError, OSError) as error:
-        raise WeightsNotFound(f"{_CONFIG} of {folder.name} cannot be read: {error}") from error
+        raise WeightsNotFound(f"{ADAPTER_CONFIG} of {folder.name} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UnsupportedModel(f"{folder.name} is not a LoRA adapter: its peft_type is not LORA", _REMEDY)
     odd = next((key for key, neutral in _NEUTRAL.items() if config.get(key) not in neutral), None)

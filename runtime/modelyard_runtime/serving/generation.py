@@ -17,6 +17,7 @@ from modelyard.api.errors import InternalError, InvalidRequest
 
 from modelyard_runtime.engine.base import GenerationRequest, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
+from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.errors import UnsupportedModel
@@ -33,6 +34,7 @@ from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.codec import PromptCodec
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.merge import merge
 from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
 from modelyard_runtime.serving.sight import Sight
@@ -76,11 +78,19 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     )
     vision = Vision.of(folder, loaded.model) if "vision" in capabilities else None
     engine = TransformersEngine(loaded, engine_settings(settings, loaded.device.type))
+    for given in settings.adapter:
+        name, _, source = given.partition("=")
+        load_adapter(engine, name, source, settings, report)
     model = ChatModel(engine, loaded.tokenizer)
     if "chat" in capabilities:
         _check_template(model)
     manner = _manner(folder, settings, str(loaded.dtype))
     return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, Speech(loaded, settings))
+
+
+def load_adapter(engine: TransformersEngine, name: str, source: str, settings: ServeSettings, report: Report) -> None:
+    """Fetches an adapter and gives it to an engine. Blocks. Raises RuntimeFailed."""
+    engine.adapters.load(name, fetch(source, settings, report, ADAPTER_CONFIG))
 
 
 def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
@@ -109,6 +119,7 @@ class GenerationService:
         settings = context.settings
         self.model = loaded.model
         self.lora: str | None = None
+        self._settings = settings
         self.manner = loaded.manner
         self.speech = loaded.speech
         self.limiter = context.limiter(loaded.sequences)
@@ -139,6 +150,24 @@ class GenerationService:
         if self._sight is not None:
             self._sight.close()
         await self.model.engine.stop()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for."""
+        return self.model.engine.adapter_names
+
+    def load_adapter(self, name: str, source: str, report: Report) -> None:
+        """Fetches an adapter and puts it in force, in place of an earlier one of its name. Blocks. Raises RuntimeFailed."""
+        engine = self.model.engine
+        if not isinstance(engine, TransformersEngine):
+            raise UnsupportedModel("this model runs outside of the batching engine, where adapters cannot be applied")
+        load_adapter(engine, name, source, self._settings, report)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; requests that run with it finish with it. Raises KeyError when there is none of the name."""
+        engine = self.model.engine
+        assert isinstance(engine, TransformersEngine)
+        engine.adapters.unload(name)
 
     def adapted(self, adapter: str) -> GenerationService:
         """Returns the service with one of the model's adapters in force for every request."""

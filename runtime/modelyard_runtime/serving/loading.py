@@ -43,9 +43,11 @@ def token_of(settings: StorageSettings) -> str | None:
         ) from error
 
 
-def fetch(source: str, settings: StorageSettings, report: Report) -> Path:
-    """Returns the folder of a source. Raises what `resolve` raises."""
-    return resolve(source, cache_dir=settings.cache_dir, model_dirs=settings.model_dir, token=token_of(settings), progress=report)
+def fetch(source: str, settings: StorageSettings, report: Report, marker: str = "config.json") -> Path:
+    """Returns the folder of a source, which ``marker`` is in. Raises what `resolve` raises."""
+    return resolve(
+        source, cache_dir=settings.cache_dir, model_dirs=settings.model_dir, token=token_of(settings), progress=report, marker=marker
+    )
 
 
 def find(settings: ServeSettings, report: Report) -> Found:

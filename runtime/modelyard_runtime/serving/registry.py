@@ -82,8 +82,10 @@ class Registry:
             self._by_name.pop(name, None)
 
     def find(self, *names: str | None) -> ServedModel | None:
-        """Returns the model of the first name that there is, or None."""
-        return next((self._by_name[name] for name in names if name is not None and name in self._by_name), None)
+        """Returns the model of the first name that there is, or None. A name may have an adapter's behind a colon."""
+        given = [name for name in names if name is not None]
+        known = (name for name in (*given, *(name.rpartition(":")[0] for name in given)) if name in self._by_name)
+        return next((self._by_name[name] for name in known), None)
 
     def resolve(self, *names: str | None) -> ServedModel:
         """Returns the model of the first name that there is. Raises ModelNotFound, naming those that exist."""

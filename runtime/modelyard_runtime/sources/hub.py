@@ -21,19 +21,19 @@ _ETAG = re.compile(r"[\w.-]{1,128}")
 _UNWANTED = ("original/*", "consolidated*.safetensors", "onnx/*", "openvino/*", "runs/*")
 
 
-def resolve(source: Hub, cache: Path, stores: Sequence[Path], token: str | None, report: Report) -> Path:
+def resolve(source: Hub, cache: Path, stores: Sequence[Path], token: str | None, report: Report, *, marker: str) -> Path:
     """Returns a repository's snapshot: from a store, from the hub, or from the cache when the hub cannot be reached.
 
     Raises WeightsNotFound, Unauthorized, DownloadFailed or UnsupportedModel.
     """
     for place in stores:
-        found = _cached(source, place)
+        found = _cached(source, place, marker)
         if found:
             return found
     try:
-        return _download(source, cache, token, report)
+        return _download(source, cache, token, report, marker)
     except DownloadFailed:
-        found = _cached(source, cache)
+        found = _cached(source, cache, marker)
         if found is None:
             raise
         return found
@@ -48,7 +48,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _cached(source: Hub, place: Path) -> Path | None:
+def _cached(source: Hub, place: Path, marker: str) -> Path | None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and most sources do not need it
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
@@ -65,18 +65,18 @@ def _cached(source: Hub, place: Path) -> Path | None:
         )
     except LocalEntryNotFoundError:
         return None
-    complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    complete = (folder / marker).is_file() and any(folder.glob("*.safetensors"))
     return folder if complete else None
 
 
-def _download(source: Hub, cache: Path, token: str | None, report: Report) -> Path:
+def _download(source: Hub, cache: Path, token: str | None, report: Report, marker: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
 
     with _hub_errors(source, token), store.storage_errors(cache):
         info = HfApi(token=token or False).model_info(source.repository, revision=source.revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         names = wanted(sizes)
-        _check(source, names)
+        _check(source, names, marker)
         _fetch_blobs(source, {name: sizes[name] for name in names}, cache, commit=info.sha or source.revision, token=token, report=report)
         # All blobs are there: what is left is the snapshot's folder, of links to them.
         return Path(
@@ -115,9 +115,9 @@ def _kept(files: Sequence[ranged.Wanted], parts: Path) -> int:
     return sum(part.stat().st_size for part in (file.part(parts) for file in files) if part.is_file())
 
 
-def _check(source: Hub, names: Sequence[str]) -> None:
-    if "config.json" not in names:
-        raise UnsupportedModel(f"{source.repository} has no config.json", "choose a repository in Transformers' layout")
+def _check(source: Hub, names: Sequence[str], marker: str) -> None:
+    if marker not in names:
+        raise UnsupportedModel(f"{source.repository} has no {marker}", "choose a repository in Transformers' layout")
     if not any(name.endswith(".safetensors") for name in names):
         raise UnsupportedModel(
             f"{source.repository} has no *.safetensors", "choose one that has; pickled weights can run code and are not loaded"

@@ -12,10 +12,10 @@ from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.sources import store
 
 
-def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report) -> Path:
-    """Returns a folder with config.json. Raises WeightsNotFound, and DownloadFailed on a cache that cannot be written."""
+def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report, marker: str) -> Path:
+    """Returns a folder with ``marker``. Raises WeightsNotFound, and DownloadFailed on a cache that cannot be written."""
     try:
-        found = _find(path)
+        found = _find(path, marker)
     except PermissionError as error:
         raise WeightsNotFound(
             f"{error.filename} may not be read by user {os.getuid()}", "make the weights readable for every user: chmod -R a+rX"
@@ -23,8 +23,8 @@ def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report) -> 
     return found if found.is_dir() else _converted(found, cache, stores, report)
 
 
-def _find(path: Path) -> Path:
-    """Returns a folder with config.json, or a GGUF file."""
+def _find(path: Path, marker: str) -> Path:
+    """Returns a folder with ``marker``, or a GGUF file."""
     if path.is_file() and path.suffix == ".gguf":
         return path
     if not path.exists():
@@ -33,13 +33,13 @@ def _find(path: Path) -> Path:
         raise WeightsNotFound(
             f"{path} is neither a folder nor a .gguf file", "point model.source at a folder with config.json, or at a .gguf file"
         )
-    if (path / "config.json").is_file():
+    if (path / marker).is_file():
         return path
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
-    remedy = "name the file" if files else "point model.source at the folder that holds config.json and *.safetensors"
-    raise WeightsNotFound(f"{path} holds no config.json and {len(files)} .gguf files", remedy)
+    remedy = "name the file" if files else f"point model.source at the folder that holds {marker} and *.safetensors"
+    raise WeightsNotFound(f"{path} holds no {marker} and {len(files)} .gguf files", remedy)
 
 
 def _converted(file: Path, cache: Path, stores: Sequence[Path], report: Report) -> Path:

@@ -11,10 +11,18 @@ from modelyard_runtime.sources import builtin, hub, local, store
 from modelyard_runtime.sources.source import Builtin, Hub, Local, parse
 
 
-def resolve(source: str, *, cache_dir: Path, model_dirs: Sequence[Path] = (), token: str | None = None, progress: Report) -> Path:
+def resolve(
+    source: str,
+    *,
+    cache_dir: Path,
+    model_dirs: Sequence[Path] = (),
+    token: str | None = None,
+    progress: Report,
+    marker: str = "config.json",
+) -> Path:
     """Returns the folder of a source, fetched and converted into ``cache_dir`` where it is in none of the read-only ``model_dirs``.
 
-    Blocks; ``progress`` is called from this thread.
+    ``marker`` is the file that tells such a folder. Blocks; ``progress`` is called from this thread.
     Raises ArgumentsInvalid, WeightsNotFound, Unauthorized, DownloadFailed or UnsupportedModel.
     """
     parsed = parse(source)
@@ -23,9 +31,9 @@ def resolve(source: str, *, cache_dir: Path, model_dirs: Sequence[Path] = (), to
         case Builtin(name):
             return builtin.resolve(name, cache_dir, model_dirs, progress)
         case Hub():
-            return hub.resolve(parsed, cache_dir, model_dirs, token, progress)
+            return hub.resolve(parsed, cache_dir, model_dirs, token, progress, marker=marker)
         case Local(path):
-            return local.resolve(path, cache_dir, model_dirs, progress)
+            return local.resolve(path, cache_dir, model_dirs, progress, marker)
         case _:
             assert_never(parsed)
 

@@ -1,0 +1,133 @@
+"""LoRA adapters over HTTP: asked for as model:adapter, at start and at run time."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import torch
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.sources.tiny import make_chat
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .conftest import Running, running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base")
+    make_chat(path)
+    return path
+
+
+def adapter(base: Path, path: Path, seed: int) -> Path:
+    """Writes an adapter of the first layer's projections, as PEFT saves one."""
+    path.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    with safe_open(base / "model.safetensors", "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118 - not a mapping
+            if name.startswith("model.layers.0.") and name.endswith("_proj.weight"):
+                rows, columns = weights.get_slice(name).get_shape()
+                key = f"base_model.model.{name.removesuffix('.weight')}"
+                tensors[f"{key}.lora_A.weight"] = torch.randn(4, columns, generator=generator)
+                tensors[f"{key}.lora_B.weight"] = torch.randn(rows, 4, generator=generator)
+    save_file(tensors, path / "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(settings, folder, tmp_path_factory) -> Iterator[Running]:
+    place = tmp_path_factory.mktemp("adapters")
+    named = [f"{name}=file://{adapter(folder, place / name, seed)}" for name, seed in (("sql", 1), ("tone", 2))]
+    with running(settings(f"file://{folder}", served_model_name="assistant", adapter=tuple(named))) as one:
+        yield one
+
+
+def answer(server: Running, model: str, headers: dict[str, str] | None = None) -> str:
+    reply = server.openai().chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "Hello"}], temperature=0, max_tokens=12, extra_headers=headers
+    )
+    assert reply.model == model
+    return reply.choices[0].message.content
+
+
+def test_each_adapter_answers_in_its_own_way(server):
+    answers = [answer(server, name) for name in ("assistant", "assistant:sql", "assistant:tone")]
+    assert len(set(answers)) == 3
+    assert answer(server, "assistant:sql") == answers[1]
+
+
+def test_adapters_are_listed_under_their_model(server):
+    listed = {model.id: (model.model_extra or {}).get("parent") for model in server.openai().models.list().data}
+    assert listed == {"assistant": None, "assistant:sql": "assistant", "assistant:tone": "assistant"}
+
+
+def test_an_unknown_adapter_is_not_found_and_named(server):
+    with pytest.raises(openai.NotFoundError, match=r"no adapter 'other'\. It has sql, tone"):
+        answer(server, "assistant:other")
+
+
+def test_what_the_gateway_routed_may_be_an_alias_with_a_colon(server):
+    routed = {"x-modelyard-model": "assistant"}
+    assert answer(server, "llama3.1:8b", routed) == answer(server, "assistant")
+    assert answer(server, "default/assistant:sql", routed) == answer(server, "assistant:sql")
+
+
+def test_adapters_come_and_go_while_the_model_serves(server, folder, tmp_path):
+    admin = f"{server.private_url}/admin/models/assistant/adapters"
+    made = httpx.post(admin, json={"name": "late", "source": f"file://{adapter(folder, tmp_path / 'late', 3)}"})
+    assert (made.status_code, made.json()["data"]) == (200, ["late", "sql", "tone"])
+    assert answer(server, "assistant:late") != answer(server, "assistant")
+    assert httpx.get(admin).json()["data"] == ["late", "sql", "tone"]
+    assert httpx.delete(f"{admin}/late").json()["data"] == ["sql", "tone"]
+    with pytest.raises(openai.NotFoundError):
+        answer(server, "assistant:late")
+
+
+BAD = {
+    "no such folder": ({"name": "a", "source": "file:///nowhere"}, 400, "source", "does not exist"),
+    "not an adapter": ({"name": "a", "source": "builtin://tiny-chat"}, 400, "source", "adapter_config.json"),
+    "a bad source": ({"name": "a", "source": "gpt2"}, 400, "source", "hf://"),
+    "a bad name": ({"name": "a:b", "source": "file:///x"}, 400, "name", "match"),
+    "no name": ({"source": "file:///x"}, 400, "name", "name"),
+    "an unknown field": ({"name": "a", "source": "file:///x", "scale": 2}, 400, "scale", "scale"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "param", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_adapters_are_refused(server, body, status, param, words):
+    reply = httpx.post(f"{server.private_url}/admin/models/assistant/adapters", json=body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (status, param)
+    assert words in error["message"]
+
+
+def test_unknown_models_and_adapters_are_not_found(server):
+    assert httpx.get(f"{server.private_url}/admin/models/nope/adapters").status_code == 404
+    assert httpx.delete(f"{server.private_url}/admin/models/assistant/adapters/nope").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [("file:///nowhere", WeightsNotFound, "does not exist"), ("builtin://tiny-embed", WeightsNotFound, "adapter_config.json")],
+)
+def test_a_bad_adapter_ends_the_start(settings, folder, source, error, words):
+    with running(settings(f"file://{folder}", adapter=(f"a={source}",)), wait=False) as server:
+        failure = server.join()
+    assert isinstance(failure, error)
+    assert words in failure.message
+
+
+def test_an_adapter_of_another_model_ends_the_start(settings, folder, tmp_path):
+    place = adapter(folder, tmp_path / "other", 1)
+    save_file(
+        {"base_model.model.x.lora_A.weight": torch.ones(1, 2), "base_model.model.x.lora_B.weight": torch.ones(2, 1)},
+        place / "adapter_model.safetensors",
+    )
+    with running(settings(f"file://{folder}", adapter=(f"a=file://{place}",)), wait=False) as server:
+        assert isinstance(server.join(), UnsupportedModel)
