@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test equality crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-operator clean
+.PHONY: help venv quickstart check test equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-operator clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
 equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weights: 64 requests that come and go
 	MODELYARD_EQUALITY_REQUESTS=64 $(BIN)/pytest -n 0 tests/engine/test_equality.py $(PYTEST_ARGS)
 
+soak: .venv/dev.stamp ## 20,000 requests to the engine that come, go and break off: nothing may be left of them
+	MODELYARD_SOAK_REQUESTS=20000 $(BIN)/pytest -n 0 --timeout 3600 tests/engine/test_soak.py $(PYTEST_ARGS)
+
 crds: .venv/dev.stamp ## Generate the custom resource definitions, the chart's copy and the field reference
 	$(BIN)/python -m modelyard.api.crd crds docs/reference
 	mkdir -p $(CHART_CRDS)
@@ -128,6 +131,9 @@ bench-gateway: .venv/dev.stamp ## Gateway: requests per second and added latency
 
 bench-runtime: .venv/dev.stamp ## Runtime: tokens per second and time to first token, beside `transformers serve`
 	$(BIN)/python benchmarks/runtime.py
+
+bench-embeddings: .venv/dev.stamp ## Embeddings: texts per second, beside sentence-transformers and infinity
+	$(BIN)/python benchmarks/embeddings.py
 
 bench-operator: .venv/dev.stamp ## Operator: 1,000 models on a control plane
 	$(BIN)/python benchmarks/operator_scale.py

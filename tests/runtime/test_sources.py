@@ -63,7 +63,7 @@ def test_other_texts_are_refused(text, words):
         parse(text)
 
 
-@pytest.mark.parametrize("name", ["tiny-chat", "tiny-embed", "tiny-vision"])
+@pytest.mark.parametrize("name", ["tiny-chat", "tiny-embed", "tiny-rerank", "tiny-classify", "tiny-vision"])
 def test_tiny_models_are_equal_wherever_they_are_made(tmp_path, name):
     folders = [builtin.resolve(name, tmp_path / place, (), quiet) for place in ("a", "b")]
     digests = [{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} for folder in folders]
@@ -74,6 +74,8 @@ def test_tiny_models_are_equal_wherever_they_are_made(tmp_path, name):
         == {
             "tiny-chat": "b324789f3a1a9ae16d2498c15d30bcfafa4abc64b501002e07e2641562166407",
             "tiny-embed": "87c5ed54141d15448c53a960d5c0a547246eca8f15f738b6b3756fb192517fd2",
+            "tiny-rerank": "b4768ca8691e85ee42249da87f58bee203139e2a78cdd9069d14df35ced53151",
+            "tiny-classify": "7a1bcb09f76e03ce5e282cb3e96b07e8c7acc57aa0bb36ce01df666a2186e4d7",
             "tiny-vision": "017ae6a14877741ba79e300679a7cc6c2d888508d7160347498d37a81693a084",
         }[name]
     )
@@ -86,7 +88,8 @@ def test_tiny_models_take_less_than_a_second(tmp_path):
 
 
 def test_every_entry_of_the_catalogue_is_complete():
-    assert {name for name, entry in catalogue().items() if entry.made} == {"tiny-chat", "tiny-embed", "tiny-vision"}
+    made = {name for name, entry in catalogue().items() if entry.made}
+    assert made == {"tiny-chat", "tiny-embed", "tiny-rerank", "tiny-classify", "tiny-vision"}
     for entry in catalogue().values():
         assert entry.licence
         assert bool(entry.wheel) != bool(entry.made)

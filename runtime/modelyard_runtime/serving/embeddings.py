@@ -49,6 +49,11 @@ def longest_text(settings: ServeSettings, longest: int) -> int:
     return min(bound for bound in (longest, settings.max_model_length, settings.max_prompt_tokens) if bound is not None)
 
 
+def batch_tokens(settings: ServeSettings, device: str) -> int:
+    """Returns the tokens of a batch: a processor is no faster with more of them, and the next request would wait longer."""
+    return settings.max_batch_tokens or (2048 if device == "cpu" else 16_384)
+
+
 def serve(model: EmbeddingModel, context: Context) -> EmbeddingService:
     """Makes the model's service."""
     return EmbeddingService(model, context)
@@ -63,7 +68,7 @@ class EmbeddingService:
         self.limiter = context.limiters(_CONCURRENCY)
         self.max_length = longest_text(settings, model.max_length)
         self.cache = VectorCache(settings.embedding_cache_bytes)
-        self._budget = Budget(settings.max_batch_tokens)
+        self._budget = Budget(batch_tokens(settings, model.encoder.device.type))
         self.batcher: Batcher[Encoded] = Batcher(model.embed, budget=self._budget, padded=not model.encoder.packs, watch=context.metrics)
         self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
         self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))

@@ -18,7 +18,7 @@ from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.batching import Batcher, Budget
 from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.codec import TextCodec
-from modelyard_runtime.serving.embeddings import check_length, longest_text
+from modelyard_runtime.serving.embeddings import batch_tokens, check_length, longest_text
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.prompting import Truncation
 from modelyard_runtime.serving.texts import Reader
@@ -53,7 +53,7 @@ class RankingService:
         self.model = model
         self.limiter = context.limiters(_CONCURRENCY)
         self.max_length = longest_text(settings, model.max_length)
-        self._budget = Budget(settings.max_batch_tokens)
+        self._budget = Budget(batch_tokens(settings, model.encoder.device.type))
         self.batcher: Batcher[Encoded] = Batcher(model.judge, budget=self._budget, padded=not model.packs, watch=context.metrics)
         self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
         self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelyard_runtime.progress import Phase, Report, Step
-from modelyard_runtime.sources import store, tiny, tiny_vision, wheel
+from modelyard_runtime.sources import store, tiny, tiny_judges, tiny_vision, wheel
 from modelyard_runtime.sources.catalogue import Entry, Wheel, lookup
 
-_MADE = {"chat": tiny.make_chat, "embed": tiny.make_embed, "vision": tiny_vision.make_vision}
+_MADE = {
+    "chat": tiny.make_chat,
+    "embed": tiny.make_embed,
+    "rerank": tiny_judges.make_rerank,
+    "classify": tiny_judges.make_classify,
+    "vision": tiny_vision.make_vision,
+}
 # Raised when what is made of the same package changes, so that folders of older versions are not used.
 _FORMAT = "v1"
 

@@ -33,7 +33,7 @@ class Entry(BaseModel):
     summary: str
     licence: str
     wheel: Wheel | None = None
-    made: Literal["chat", "embed", "vision"] | None = None
+    made: Literal["chat", "embed", "rerank", "classify", "vision"] | None = None
 
 
 @cache

@@ -50,18 +50,15 @@ def make_chat(folder: Path) -> None:
 
 def make_embed(folder: Path) -> None:
     """Writes a BERT model of two layers in the layout of sentence-transformers into ``folder``, which exists."""
-    tokenizer = make_tokenizer()
-    specials = [(_START, _START_ID), (END, END_ID)]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{_START} $A {END}", special_tokens=specials)
-    save_tokenizer(tokenizer, folder, cls_token=_START, sep_token=END, model_max_length=256)
-    write_json(folder / "config.json", _embed_config(tokenizer.get_vocab_size()))
+    vocabulary = save_encoder_tokenizer(folder)
+    write_json(folder / "config.json", encoder_config(vocabulary))
     write_json(
         folder / "modules.json", [_module(0, "", "Transformer"), _module(1, "1_Pooling", "Pooling"), _module(2, "2_Normalize", "Normalize")]
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": False})
     (folder / "1_Pooling").mkdir()
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True})
-    save_file(_embed_weights(tokenizer.get_vocab_size()), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(encoder_weights(seeded(20_261), vocabulary), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def make_tokenizer(*more_specials: str) -> Tokenizer:
@@ -80,6 +77,16 @@ def make_tokenizer(*more_specials: str) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (_PAD, _START, END, *more_specials)])
     return tokenizer
+
+
+def save_encoder_tokenizer(folder: Path) -> int:
+    """Writes the tokenizer that marks the ends of a text and of each text of a pair; returns the size of its vocabulary."""
+    tokenizer = make_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_START} $A {END}", pair=f"{_START} $A {END} $B:1 {END}:1", special_tokens=[(_START, _START_ID), (END, END_ID)]
+    )
+    save_tokenizer(tokenizer, folder, cls_token=_START, sep_token=END, model_max_length=256)
+    return tokenizer.get_vocab_size()
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, **more: Any) -> None:
@@ -116,7 +123,8 @@ def chat_config(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _embed_config(vocabulary: int) -> dict[str, Any]:
+def encoder_config(vocabulary: int) -> dict[str, Any]:
+    """Returns the config of a BERT."""
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -189,8 +197,8 @@ def decoder_layer(draw: Draw) -> Weights:
     }
 
 
-def _embed_weights(vocabulary: int) -> Weights:
-    draw = seeded(20_261)
+def encoder_weights(draw: Draw, vocabulary: int) -> Weights:
+    """Returns the weights of a BERT."""
     weights: Weights = {
         "embeddings.word_embeddings.weight": draw(vocabulary, HIDDEN, spread=1.0),
         "embeddings.position_embeddings.weight": draw(512, HIDDEN, spread=0.1),
