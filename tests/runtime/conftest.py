@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,12 @@ def judges(settings: Callable[..., ServeSettings], cache_dir: Path, tmp_path_fac
     made = settings("builtin://tiny-embed")
     with running(made.model_copy(update={"model": (*made.model, *sources)})) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[Running]]:
+    """Serves settings, for fixtures of the folders below that last a session."""
+    return running
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ _CODECS = (
 )
 _RATES = range(4_000, 768_001)
 # Formats whose heads say how long they are; what is missing of that was cut off. The rest may be a rounded last frame.
-_DECLARES = frozenset({"wav", "flac", "mov", "matroska"})
+_DECLARES = frozenset({"flac", "mov", "matroska"})
 _MISSING_SHARE, _MISSING_SECONDS = 0.02, 0.5
 # Writers that could not go back to a WAV's head leave the largest sizes in it.
 _UNKNOWN_SIZE = 0x7FFF_0000
@@ -56,6 +56,8 @@ def decode(data: bytes, *, max_seconds: float, check: Check) -> Recording:
     without sound, or longer than ``max_seconds``.
     """
     container = container_of(data)
+    if container == "wav":
+        _check_whole(data)
     try:
         with av.open(
             _Source(data, check), "r", format=container, options={"codec_whitelist": _CODECS}, metadata_errors="ignore", buffer_size=65_536
@@ -63,7 +65,7 @@ def decode(data: bytes, *, max_seconds: float, check: Check) -> Recording:
             if not opened.streams.audio:
                 raise _invalid("it holds no sound. Send a file with an audio track")
             stream = opened.streams.audio[0]
-            declared = _declared(opened, stream, container, data)
+            declared = _declared(opened, stream, container)
             if declared > max_seconds:
                 raise _too_long(max_seconds)
             recording = _gather(_resampled(opened.decode(stream), check), max_seconds)
@@ -89,10 +91,16 @@ class _Source(io.BytesIO):
         return super().read(size)
 
 
-def _declared(opened: Any, stream: Any, container: str, data: bytes) -> float:
+def _check_whole(data: bytes) -> None:
+    """Raises InvalidRequest when a WAV file is shorter than its head says; FFmpeg would read what there is."""
+    size = int.from_bytes(data[4:8], "little")
+    if size < _UNKNOWN_SIZE and size + 8 > len(data) * (1 + _MISSING_SHARE):
+        raise _invalid(f"it is cut off: its head promises {size + 8} bytes, and {len(data)} are there. Send the whole file")
+
+
+def _declared(opened: Any, stream: Any, container: str) -> float:
     """Returns how long the file says that it is, in seconds; 0 where it does not say, or where that is a guess."""
-    unknown = container == "wav" and int.from_bytes(data[4:8], "little") >= _UNKNOWN_SIZE
-    if container not in _DECLARES or unknown:
+    if container not in _DECLARES:
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)

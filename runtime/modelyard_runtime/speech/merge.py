@@ -6,18 +6,20 @@ to the other. Where they agree on nothing, time decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
 from modelyard_runtime.speech.base import Segment, Word
 
-Keeps = Callable[[Word], bool]
-
 
 def join(before: Sequence[Segment], after: Sequence[Segment], shared: tuple[float, float]) -> tuple[list[Segment], list[Segment]]:
-    """Returns the segments of two windows that share some seconds, each without what is the other's. All segments have words."""
+    """Returns the segments of two windows that share some seconds, each without what is the other's.
+
+    A segment that has no words belongs to the window in whose half it begins.
+    """
     start, end = shared
+    half_way = (start + end) / 2
     tail = [word for segment in before for word in segment.words if _middle(word) >= start]
     head = [word for segment in after for word in segment.words if _middle(word) <= end]
     agreed = SequenceMatcher(None, [_plain(word) for word in tail], [_plain(word) for word in head], autojunk=False)
@@ -26,25 +28,25 @@ def join(before: Sequence[Segment], after: Sequence[Segment], shared: tuple[floa
         half = (match.size + 1) // 2
         dropped, taken = tail[match.a + half :], head[: match.b + half]
     else:
-        middle = (start + end) / 2
-        dropped = [word for word in tail if _middle(word) >= middle]
-        taken = [word for word in head if _middle(word) < middle]
+        dropped = [word for word in tail if _middle(word) >= half_way]
+        taken = [word for word in head if _middle(word) < half_way]
+    before = [segment for segment in before if segment.words or segment.start < half_way]
+    after = [segment for segment in after if segment.words or segment.start >= half_way]
     return _without(before, dropped), _without(after, taken)
 
 
 def _without(segments: Sequence[Segment], words: Sequence[Word]) -> list[Segment]:
     gone = set(map(id, words))
-    kept = (_keep(segment, lambda word: id(word) not in gone) for segment in segments)
+    kept = (_keep(segment, tuple(word for word in segment.words if id(word) not in gone)) for segment in segments)
     return [segment for segment in kept if segment is not None]
 
 
-def _keep(segment: Segment, keeps: Keeps) -> Segment | None:
-    """Returns a segment with some of its words; None when there are none. Which tokens they are is not known any more."""
-    words = tuple(word for word in segment.words if keeps(word))
-    if not words:
-        return None
+def _keep(segment: Segment, words: tuple[Word, ...]) -> Segment | None:
+    """Returns a segment with some of its words; None when none is left. Which tokens they are is not known any more."""
     if len(words) == len(segment.words):
         return segment
+    if not words:
+        return None
     text = "".join(word.text for word in words)
     return replace(segment, start=words[0].start, end=words[-1].end, text=text, words=words, tokens=())
 

@@ -1,0 +1,116 @@
+import json
+import shutil
+
+import pytest
+import torch
+from faster_whisper import WhisperModel
+from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.serving import transcription
+from modelyard_runtime.serving.detection import detect
+from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.speech.base import FALLBACK, Task
+from modelyard_runtime.speech.decode import decode
+from modelyard_runtime.speech.faster import FasterWhisper
+from modelyard_runtime.speech.vad import to_samples
+from modelyard_runtime.speech.whisper import TransformersWhisper
+
+GREEDY = (0.0,)
+
+
+@pytest.fixture(scope="module")
+def samples(voice):
+    return to_samples(decode(voice, max_seconds=60, check=lambda: None))
+
+
+@pytest.fixture(scope="module")
+def model(whisper):
+    return TransformersWhisper(whisper, device=torch.device("cpu"), dtype=torch.float32, beams=1)
+
+
+def test_a_folder_says_what_it_holds(whisper, converted):
+    assert detect(whisper) == detect(converted) == ("transcription",)
+
+
+def test_windows_of_a_batch_are_read_as_alone(model, samples):
+    windows = [samples, samples[:20_000], samples[5000:]]
+    together = model.transcribe(windows, Task("en", temperatures=GREEDY))
+    alone = [model.transcribe([window], Task("en", temperatures=GREEDY))[0] for window in windows]
+    assert [[one.tokens for one in segments] for segments in together] == [[one.tokens for one in segments] for segments in alone]
+    for segments, window in zip(together, windows, strict=True):
+        assert segments
+        assert all(0 <= one.start <= one.end <= len(window) / 16_000 + 0.1 for one in segments)
+
+
+def test_words_have_times_and_make_up_their_text(model, samples):
+    (segments,) = model.transcribe([samples], Task("en", temperatures=GREEDY, words=True))
+    timed = [word for segment in segments for word in segment.words]
+    assert timed
+    assert all(0 <= word.start <= word.end <= 2.1 and 0 <= word.probability <= 1 for word in timed)
+    assert [word.start for word in timed] == sorted(word.start for word in timed)
+    plain = model.transcribe([samples], Task("en", temperatures=GREEDY))[0]
+    assert [one.tokens for one in plain] == [one.tokens for one in segments]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_unlikely_text_is_tried_hotter(whisper, samples, beams):
+    model = TransformersWhisper(whisper, device=torch.device("cpu"), dtype=torch.float32, beams=beams)
+    cold = model.transcribe([samples], Task("en", temperatures=GREEDY))[0]
+    assert cold[0].avg_logprob < -1
+    torch.manual_seed(0)
+    warm = model.transcribe([samples], Task("en", temperatures=FALLBACK))[0]
+    assert warm[0].temperature > 0
+    assert warm[0].avg_logprob > cold[0].avg_logprob
+
+
+def test_a_prompt_changes_what_comes_and_may_be_any_length(model, samples):
+    plain, led, long = (
+        model.transcribe([samples], Task("en", prompt=prompt, temperatures=GREEDY))[0] for prompt in ("", "names", "x" * 5000)
+    )
+    assert len({tuple(one.tokens for one in segments) for segments in (plain, led, long)}) > 1
+
+
+def test_a_multilingual_model_hears_languages_and_translates(multilingual, samples):
+    model = TransformersWhisper(multilingual, device=torch.device("cpu"), dtype=torch.float32, beams=1)
+    assert set(model.languages) == {"en", "de"}
+    assert model.detect_language(samples) in model.languages
+    german = model.transcribe([samples], Task("de", temperatures=GREEDY))[0]
+    english = model.transcribe([samples], Task("de", translate=True, temperatures=GREEDY))[0]
+    assert [one.tokens for one in german] != [one.tokens for one in english]
+
+
+def test_ctranslate2_reads_as_faster_whisper_itself(converted, samples):
+    ours = FasterWhisper(converted, device="cpu", dtype="auto", beams=2)
+    theirs = WhisperModel(str(converted), device="cpu")
+    assert ours.languages == ("en",)
+    expected, _ = theirs.transcribe(samples, beam_size=2, temperature=[0.0], word_timestamps=True, language="en")
+    (found,) = ours.transcribe([samples], Task("en", temperatures=GREEDY, words=True))
+    assert [(one.start, one.end, one.text, list(one.tokens)) for one in found] == [
+        (one.start, one.end, one.text, one.tokens) for one in expected
+    ]
+
+
+def test_what_cannot_be_loaded_says_why(whisper, converted, tmp_path, monkeypatch):
+    def load(source, without, **changes):
+        folder = tmp_path / f"{source.name}-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(without))
+        for name, change in changes.items():
+            path = folder / f"{name}.json"
+            path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != change}))
+        return transcription.load(folder, ServeSettings(model="file:///x"), ("transcription",), lambda step: None)
+
+    with pytest.raises(WeightsNotFound, match=r"no tokenizer\.json"):
+        load(converted, "tokenizer.json")
+    with pytest.raises(WeightsNotFound, match=r"no preprocessor_config\.json"):
+        load(whisper, "preprocessor_config.json")
+    with pytest.raises(UnsupportedModel, match="no alignment_heads"):
+        load(whisper, "", generation_config="alignment_heads")
+    with pytest.raises(WeightsNotFound, match="cannot be read"):
+        load(whisper, "*.safetensors")
+    with pytest.raises(UnsupportedModel, match="CTranslate2"):
+        load(converted, "vocabulary.json")
+    with pytest.raises(ArgumentsInvalid, match="float16"):
+        FasterWhisper(converted, device="cpu", dtype="float16", beams=1)
+    monkeypatch.setattr(transcription, "_NEEDED", ("av", "no_such_package"))
+    with pytest.raises(UnsupportedModel, match="not installed: no_such_package") as caught:
+        load(whisper, "")
+    assert "modelyard[audio]" in caught.value.remedy
