@@ -144,8 +144,9 @@ def test_loading_ahead(chat: Running, client: Clients) -> None:
 def test_the_latest_of_a_model_is_the_model(chat: Running, client: Clients) -> None:
     answer = client(chat.url).chat("tiny-chat:latest", HELLO, options=FIXED)
     assert answer.model == "tiny-chat:latest"
-    with pytest.raises(ollama.ResponseError, match="does not exist here"):
+    with pytest.raises(ollama.ResponseError, match="q4") as caught:
         client(chat.url).chat("tiny-chat:q4", HELLO)
+    assert caught.value.status_code == 404
 
 
 def test_embeddings(embed: Running, client: Clients) -> None:

@@ -19,7 +19,7 @@ from modelyard_runtime.api.ollama.answers import Answer, Clock, Piece, Shape, me
 from modelyard_runtime.api.ollama.bodies import AnswerBody, ChatBody, GenerateBody
 from modelyard_runtime.api.ollama.keeping import keep, unload
 from modelyard_runtime.api.ollama.lines import LineStream, now
-from modelyard_runtime.api.ollama.names import find
+from modelyard_runtime.api.ollama.names import find, plain
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch
@@ -54,7 +54,7 @@ async def generate(request: Request, body: GenerateBody) -> Response:
 
 async def _converse(request: Request, model: ServedModel, body: AnswerBody, asked: OpenAIChat, shape: Shape) -> Response:
     clock = Clock()
-    service = await generation(request, model.name, "chat")
+    service = await generation(request, plain(request, body.model), "chat")
     clock.loaded = time.monotonic_ns()
     conversation = await converse(service, request.state.request_id, asked)
     pieces = _of_steps(conversation.steps)
@@ -65,7 +65,7 @@ async def _complete(request: Request, model: ServedModel, body: GenerateBody) ->
     """Goes on from a prompt as it is."""
     clock = Clock()
     asked = translation.completion(body)
-    service = await generation(request, model.name, "completions")
+    service = await generation(request, plain(request, body.model), "completions")
     clock.loaded = time.monotonic_ns()
     prompt = await service.encode(body.prompt or "")
     defaults = service.manner.defaults

@@ -7,15 +7,8 @@ from fastapi import Request
 from modelyard_runtime.api.access import runtime_of
 from modelyard_runtime.api.admin import Forbidden
 from modelyard_runtime.serving.model import ServedModel
-from modelyard_runtime.serving.registry import Registry
 
 _LATEST = ":latest"
-
-
-def plain(registry: Registry, name: str) -> str:
-    """Returns the name that the registry knows: the given one, or the one without ``:latest``."""
-    known = registry.find(name) is not None or not name.endswith(_LATEST)
-    return name if known else name.removesuffix(_LATEST)
 
 
 def tagged(name: str) -> str:
@@ -23,10 +16,16 @@ def tagged(name: str) -> str:
     return name if ":" in name else name + _LATEST
 
 
+def plain(request: Request, name: str) -> str:
+    """Returns a name without ``:latest``, unless a model is called so; what else follows a colon names an adapter of the model."""
+    model = runtime_of(request).registry.find(name)
+    known = model is not None and name in model.spec.names
+    return name if known else name.removesuffix(_LATEST)
+
+
 def find(request: Request, name: str) -> ServedModel:
     """Returns a model. Raises ModelNotFound."""
-    registry = runtime_of(request).registry
-    return registry.resolve(plain(registry, name))
+    return runtime_of(request).registry.resolve(plain(request, name))
 
 
 def check_admin(request: Request, what: str) -> None:

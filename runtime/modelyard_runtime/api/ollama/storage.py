@@ -30,7 +30,7 @@ async def pull(request: Request, body: PullBody) -> Response:
     """Pulls a model from its source and serves it, telling how far it has come unless told otherwise."""
     check_admin(request, "pull models")
     runtime = runtime_of(request)
-    if runtime.registry.find(plain(runtime.registry, body.model)) is not None:
+    if runtime.registry.find(plain(request, body.model)) is not None:
         return json_response({"status": "success"})
     job, _ = await begin_pull(runtime, Entry(source=source_of(body.model)), serve=True)
     if body.stream is not False:
