@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from modelyard_runtime.api.fields import Body, Ignored, SamplingBody, Tokens, invalid, unsupported
+from modelyard_runtime.api.tools import ResponseFormat, Tool, ToolCalls, ToolChoice, Tools, replaced_by
 from modelyard_runtime.models.prompt import Ending, Picture
 
 
@@ -55,14 +56,33 @@ Content = Annotated[
 class Message(Body):
     """A message. What clients copy from an answer of ours (refusal, annotations …) is accepted while it is empty."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     refusal: Annotated[Any, unsupported()] = None
     annotations: Annotated[Any, unsupported([])] = None
     audio: Annotated[Any, unsupported()] = None
     function_call: Annotated[Any, unsupported()] = None
-    tool_calls: Annotated[Any, unsupported([])] = None
+    tool_calls: ToolCalls | None = None
+    tool_call_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_need_no_content(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("role") == "assistant" and value.get("tool_calls") and value.get("content") is None:
+            return {**value, "content": ""}
+        return value
+
+    @model_validator(mode="after")
+    def _parts_suit_the_role(self) -> Self:
+        for name in ("tool_calls", "reasoning_content", "reasoning"):
+            if getattr(self, name) and self.role != "assistant":
+                raise invalid(f"only messages of the assistant's have '{name}'")
+        if (self.tool_call_id is not None) is not (self.role == "tool"):
+            raise invalid("a message of role 'tool', and no other, names the call that it answers in 'tool_call_id'")
+        return self
 
     @field_validator("content")
     @classmethod
@@ -77,7 +97,13 @@ class Message(Body):
         content: Any = self.content
         if not isinstance(content, str):
             content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in content]
-        return {"role": role, "content": content} | ({"name": self.name} if self.name else {})
+        more = {
+            "name": self.name,
+            "tool_calls": [call.model_dump(exclude={"index"}) for call in self.tool_calls or ()],
+            "tool_call_id": self.tool_call_id,
+            "reasoning_content": self.reasoning_content or self.reasoning,
+        }
+        return {"role": role, "content": content} | {name: value for name, value in more.items() if value}
 
 
 class ChatBody(SamplingBody):
@@ -85,11 +111,11 @@ class ChatBody(SamplingBody):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
-    tools: Annotated[Any, unsupported([])] = None
-    tool_choice: Annotated[Any, unsupported("none", "auto")] = None
-    functions: Annotated[Any, unsupported([])] = None
-    function_call: Annotated[Any, unsupported("none", "auto")] = None
-    response_format: Annotated[Any, unsupported({"type": "text"})] = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    functions: Annotated[Any, replaced_by("tools")] = None
+    function_call: Annotated[Any, replaced_by("tool_choice")] = None
+    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
@@ -97,14 +123,14 @@ class ChatBody(SamplingBody):
     continue_final_message: bool | None = None
     modalities: Annotated[Any, unsupported(["text"])] = None
     audio: Annotated[Any, unsupported()] = None
-    reasoning_effort: Annotated[Any, unsupported("none")] = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     web_search_options: Annotated[Any, unsupported()] = None
     prediction: Ignored = None
     verbosity: Ignored = None
     metadata: Ignored = None
     store: Ignored = None
     service_tier: Ignored = None
-    parallel_tool_calls: Ignored = None
+    parallel_tool_calls: bool | None = None
     safety_identifier: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None
@@ -122,12 +148,37 @@ class ChatBody(SamplingBody):
         return self
 
     @model_validator(mode="after")
+    def _choice_is_among_tools(self) -> Self:
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise invalid("two tools have the same name; a call could mean either", "tools")
+        if self.tool_choice not in {None, "none", "auto"} and not names:
+            raise invalid("only allowed with tools", "tool_choice")
+        if self.tool_choice and self.tool_choice.startswith("=") and self.tool_choice[1:] not in names:
+            raise invalid(f"names the function '{self.tool_choice[1:65]}', which is not among the tools", "tool_choice")
+        return self
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> Self:
+        form = self.response_format
+        if form is not None and (form.json_schema is not None) is not (form.type == "json_schema"):
+            raise invalid("there is a 'json_schema' with type json_schema, and with no other", "response_format.json_schema")
+        return self
+
+    @model_validator(mode="after")
     def _one_ending(self) -> Self:
         if self.continue_final_message and self.add_generation_prompt:
             raise invalid("only allowed without add_generation_prompt: an answer goes on or begins", "continue_final_message")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise invalid("needs a last message of the assistant's to go on with", "continue_final_message")
         return self
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that the model may call; with a named choice that one alone."""
+        if self.tool_choice == "none":
+            return []
+        return [tool for tool in self.tools or () if self.tool_choice in {None, "auto", "required", "=" + tool.function.name}]
 
     @property
     def pictures(self) -> list[Picture]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modelyard.api.errors import InvalidRequest
 
+from modelyard_runtime.api.bounds_of_answers import param_of, wanted_of
 from modelyard_runtime.api.chat_body import ChatBody
 from modelyard_runtime.engine.base import FinishReason
-from modelyard_runtime.models.answer import AnswerParser, Part, PlainParser, Reasoning
+from modelyard_runtime.models.answer import AnswerParser, Part, Reasoning
 from modelyard_runtime.models.prompt import ChatPrompt
 from modelyard_runtime.models.text import TextDelta
 
@@ -57,6 +59,7 @@ class Conversation:
 
 async def converse(service: GenerationService, request_id: str, body: ChatBody) -> Conversation:
     """Reads the prompt; generation begins with the first step asked for. Raises InvalidRequest, TooManyRequests or Unavailable."""
+    bound = await asyncio.to_thread(wanted_of, body)
     pictures, pixels = body.pictures, None
     service.check_pictures(pictures)
     prompt = await service.encode_chat(prompt_of(service, body))
@@ -66,15 +69,14 @@ async def converse(service: GenerationService, request_id: str, body: ChatBody) 
     defaults = service.manner.defaults
     room = service.bounds.room(prompt, wanted, prompt_param="messages", wanted_param=param, default=defaults.max_tokens)
     media = None if pixels is None else await service.media(prompt, pixels)
-    requests = service.choices(request_id, prompt, body.sampling(room, defaults), count=body.n or 1, media=media)
-    parsers = [parser_of(body) for _ in requests]
-    return Conversation(len(prompt), len(requests), _steps(service.generate_each(requests, body.stop or []), parsers))
-
-
-def parser_of(body: ChatBody) -> AnswerParser:
-    """Returns a fresh parser for an answer to a request."""
-    del body
-    return PlainParser()
+    sampling = body.sampling(room, defaults)
+    if bound is not None:
+        sampling = replace(sampling, grammar=await service.speech.grammar(prompt, bound, param_of(body)))
+    requests = service.choices(request_id, prompt, sampling, count=body.n or 1, media=media)
+    tools = [tool.function.name for tool in body.callable_tools]
+    parsers = [service.speech.parser(prompt, tools, parallel=body.parallel_tool_calls is not False) for _ in requests]
+    deltas = service.generate_each(requests, body.stop or [], service.speech.dialect.visible(tools=bool(tools)))
+    return Conversation(len(prompt), len(requests), _steps(deltas, parsers))
 
 
 def prompt_of(service: GenerationService, body: ChatBody) -> ChatPrompt:
@@ -88,7 +90,11 @@ def prompt_of(service: GenerationService, body: ChatBody) -> ChatPrompt:
             param=f"chat_template_kwargs.{unknown[0][:64]}",
             code="invalid_value",
         )
-    return ChatPrompt([message.rendered() for message in body.messages], variables=variables, ending=body.ending)
+    dialect = service.speech.dialect
+    tools = [] if body.tool_choice == "none" else [tool.rendered() for tool in body.tools or ()]
+    messages = dialect.rendered([message.rendered() for message in body.messages], tools)
+    variables = dialect.effort(body.reasoning_effort) | variables
+    return ChatPrompt(messages, (tools or None) if dialect.takes_tools else None, variables, body.ending)
 
 
 async def _steps(deltas: AsyncGenerator[tuple[int, TextDelta], None], parsers: Sequence[AnswerParser]) -> AsyncGenerator[Step, None]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from modelyard_runtime.api.fields import Body, Ignored, invalid
 
@@ -77,6 +78,18 @@ class ToolCall(Body):
     type: Literal["function"] = "function"
     function: CalledFunction
     index: Ignored = None
+
+
+def replaced_by(name: str) -> AfterValidator:
+    """Marks a field of OpenAI's past: refused, naming what came after it."""
+
+    def check(value: Any) -> Any:
+        if value is None or value in ([], "none", "auto"):
+            return value
+        text = f"not supported: it was replaced by '{name}'; send that"
+        raise PydanticCustomError("unsupported", "{text}", {"text": text, "code": "unsupported_parameter"})
+
+    return AfterValidator(check)
 
 
 _CHOICES = ("none", "auto", "required")

@@ -54,6 +54,24 @@ class AnswerParser(Protocol):
         ...
 
 
+class OneCall:
+    """A parser that leaves out calls after the first."""
+
+    def __init__(self, parser: AnswerParser):
+        self._parser = parser
+
+    def push(self, text: str) -> list[Part]:
+        """Returns the parts that became certain."""
+        return self._first(self._parser.push(text))
+
+    def finish(self) -> list[Part]:
+        """Returns what was held back."""
+        return self._first(self._parser.finish())
+
+    def _first(self, parts: list[Part]) -> list[Part]:
+        return [part for part in parts if not isinstance(part, ToolCallStart | ToolCallArguments) or part.index == 0]
+
+
 class PlainParser:
     """All of the text is content."""
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.models import reasoning
-from modelyard_runtime.models.answer import AnswerParser, PlainParser
+from modelyard_runtime.models.answer import AnswerParser, OneCall, PlainParser
 from modelyard_runtime.models.reasoning import ThinkParser
 from modelyard_runtime.models.tools import harmony, hermes, mistral
 from modelyard_runtime.models.tools.bare import LLAMA_MARKER, BareParser
@@ -30,6 +31,8 @@ _MARKERS: dict[str, tuple[str, ...]] = {
     "harmony": harmony.MARKERS,
     "think": (reasoning.OPEN, reasoning.CLOSE),
 }
+#: Words of OpenAI's for which templates have others.
+_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 #: A template that joins the arguments to text wants them as text; all others get an object, as Transformers documents.
 _TEXT_ARGUMENTS = re.compile(r"\+\s*tool\w*(?:\.function|\[['\"]function['\"]\])?(?:\.arguments|\[['\"]arguments['\"]\])(?!\s*\|)")
 
@@ -38,7 +41,8 @@ _TEXT_ARGUMENTS = re.compile(r"\+\s*tool\w*(?:\.function|\[['\"]function['\"]\])
 class Dialect:
     """A model's way to write. ``takes_tools`` says whether its template shows the model its tools.
 
-    ``markers`` are the tokens of their own among the styles' markers; ``visible`` those of them that text leaves out unless told otherwise.
+    ``markers`` are the styles' markers that are tokens of their own, ``special`` those that text leaves out unless told otherwise.
+    ``variables`` are what the template knows of thinking.
     """
 
     tools: ToolStyle
@@ -48,14 +52,35 @@ class Dialect:
     named_calls: bool
     thought_key: str
     markers: Mapping[str, int]
-    visible: frozenset[int]
+    special: frozenset[int]
+    variables: frozenset[str]
 
-    def parser(self, tools: Collection[str], *, thinks: bool) -> AnswerParser:
-        """Returns a fresh parser for an answer to a request that has these tools; ``thinks`` says that the prompt opened the reasoning."""
-        if self.reasoning == "harmony" or self.tools == "harmony":
-            return HarmonyParser()
-        answer = _tool_parser(self.tools, tools) if tools else PlainParser()
-        return ThinkParser(answer, opened=thinks) if self.reasoning == "think" else answer
+    def visible(self, *, tools: bool) -> frozenset[int]:
+        """Returns the tokens whose names a parser has to see, with tools in the request or without."""
+        styles = (self.tools, self.reasoning) if tools else (self.reasoning,)
+        return self.special & {self.markers[name] for style in styles for name in _MARKERS.get(style, ()) if name in self.markers}
+
+    def parser(self, tools: Collection[str], *, thinks: bool, parallel: bool = True) -> AnswerParser:
+        """Returns a fresh parser for an answer to a request that has these tools.
+
+        ``thinks`` says that the prompt opened the reasoning; calls after the first are left out when they may not be ``parallel``.
+        """
+        answer = _tool_parser("harmony" if self.reasoning == "harmony" else self.tools if tools else None, tools)
+        if self.reasoning == "think":
+            answer = ThinkParser(answer, opened=thinks)
+        return answer if parallel else OneCall(answer)
+
+    def effort(self, effort: str | None) -> dict[str, Any]:
+        """Returns the template's variables for OpenAI's reasoning_effort. Raises InvalidRequest where the model does not reason."""
+        if effort is None:
+            return {}
+        if self.reasoning == "none" and effort != "none":
+            text = "This model does not reason. Leave 'reasoning_effort' out, or ask one that does."
+            raise InvalidRequest(text, param="reasoning_effort", code="unsupported_parameter")
+        wanted: dict[str, Any] = {"enable_thinking": effort != "none", "thinking": effort != "none"}
+        if effort != "none":
+            wanted["reasoning_effort"] = _EFFORTS.get(effort, effort)
+        return {name: value for name, value in wanted.items() if name in self.variables}
 
     def rendered(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns messages as the model's template takes them; one that knows no tools gets them in plain words."""
@@ -85,7 +110,8 @@ def detect(template: str, tokenizer: Any, *, tools: ToolStyle | Literal["auto"],
         named_calls=tool_style == "mistral" and "[ARGS]" in template,
         thought_key="thinking" if "message.thinking" in template else "reasoning_content",
         markers={name: added[name][0] for name in names},
-        visible=frozenset(added[name][0] for name in names if added[name][1]),
+        special=frozenset(added[name][0] for name in names if added[name][1]),
+        variables=frozenset(name for name in ("enable_thinking", "thinking", "reasoning_effort") if re.search(rf"\b{name}\b", template)),
     )
 
 
@@ -115,8 +141,12 @@ def _reasoning_style(template: str) -> ReasoningStyle:
     return "think" if reasoning.CLOSE in template else "none"
 
 
-def _tool_parser(style: ToolStyle, tools: Collection[str]) -> AnswerParser:
+def _tool_parser(style: ToolStyle | None, tools: Collection[str]) -> AnswerParser:
     match style:
+        case None:
+            return PlainParser()
+        case "harmony":
+            return HarmonyParser()
         case "hermes":
             return HermesParser()
         case "mistral":

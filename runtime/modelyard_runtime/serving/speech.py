@@ -28,9 +28,9 @@ class Speech:
             loaded.tokenizer, loaded.vocabulary_size, loaded.eos_token_ids, settings.grammar_timeout.total_seconds()
         )
 
-    def parser(self, prompt: Sequence[int], tools: Collection[str]) -> AnswerParser:
-        """Returns a fresh parser for an answer to a prompt."""
-        return self.dialect.parser(tools, thinks=thinks_already(self._end(prompt)))
+    def parser(self, prompt: Sequence[int], tools: Collection[str], *, parallel: bool) -> AnswerParser:
+        """Returns a fresh parser for an answer to a prompt; see `Dialect.parser`."""
+        return self.dialect.parser(tools, thinks=thinks_already(self._end(prompt)), parallel=parallel)
 
     async def grammar(self, prompt: Sequence[int], wanted: Wanted, param: str) -> CompiledGrammar:
         """Returns the grammar of an answer to a prompt. Raises InvalidRequest, which names ``param``."""
