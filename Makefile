@@ -50,7 +50,7 @@ venv: .venv/dev.stamp ## Make .venv with everything that development needs
 	@touch $@
 
 .venv/dev.stamp: $(MANIFESTS) .venv/torch.stamp
-	$(PIP) install -q -c constraints.txt -e '.[runtime,audio,otel,local,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[runtime,audio,otel,s3,gcs,local,dev]'
 	@touch $@ .venv/run.stamp
 
 # ---------------------------------------------------------------- without a cluster

@@ -99,6 +99,13 @@ class Kit:
             await engine.stop()
             del self.deaths[engine]
 
+    async def settled(self, engine: TransformersEngine) -> None:
+        """Returns when no request is left and the engine's thread has carried out all that was asked before."""
+        await engine.drain()
+        done, loop = asyncio.Event(), asyncio.get_running_loop()
+        engine._inbox.put(lambda: loop.call_soon_threadsafe(done.set))
+        await done.wait()
+
     def request(self, prompt: list[int], **sampling: Any) -> GenerationRequest:
         """A request: greedy and past the end-of-sequence token unless told otherwise."""
         return GenerationRequest("test", prompt, SamplingParams(**{"temperature": 0.0, "ignore_eos": True, **sampling}))

@@ -34,13 +34,6 @@ def compared(tokens: list[int], reference: Any) -> int:
     return len(tokens)
 
 
-async def settled(engine: Any) -> None:
-    """Returns when the engine's thread has carried out all that was asked before."""
-    done, loop = asyncio.Event(), asyncio.get_running_loop()
-    engine._inbox.put(lambda: loop.call_soon_threadsafe(done.set))
-    await done.wait()
-
-
 def prompts_for(seed: int, count: int, longest: int, vocabulary: int = 250) -> list[list[int]]:
     chance = random.Random(seed)
     return [[chance.randrange(3, vocabulary) for _ in range(chance.randrange(1, longest))] for _ in range(count)]
@@ -149,6 +142,7 @@ def half_right(prompts: list[list[int]], references: list[Any]) -> Any:
     return draft
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_crowd_gets_what_generate_says_with_every_trick_on(kit: Any, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = related_prompts(seed=11, count=12, longest=70)
@@ -156,8 +150,7 @@ async def test_a_crowd_gets_what_generate_says_with_every_trick_on(kit: Any, fam
     monkeypatch.setattr(Speculator, "draft", half_right(prompts, references))
     async with kit.engine(family, max_model_length=112, kv_cache_tokens=256, **TRICKS) as engine:
         got = await crowd(kit, engine, prompts, requests=64 if family in NAMED else 24, new_tokens=28)
-        await engine.drain()
-        await settled(engine)
+        await kit.settled(engine)
         check_crowd(engine, got, references)
 
 
@@ -188,8 +181,7 @@ async def test_smollm2_equals_generate(kit: Any, smollm2: Path) -> None:
     references = kit.references(smollm2, prompts, new_tokens=20)
     async with kit.engine(loaded, max_model_length=192, kv_cache_tokens=256, **TRICKS) as engine:
         got = await crowd(kit, engine, prompts, requests=REAL_REQUESTS, new_tokens=20, at_once=3 if REAL_REQUESTS < 64 else 12)
-        await engine.drain()
-        await settled(engine)
+        await kit.settled(engine)
         check_crowd(engine, got, references, preempted=REAL_REQUESTS >= 64)
     assert "Paris" in loaded.tokenizer.decode(references[0].tokens)
 

@@ -12,15 +12,6 @@ from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 
 
-async def settled(engine: TransformersEngine) -> None:
-    """Returns when the engine's thread has carried out all that was asked before."""
-    await engine.drain()
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    engine._inbox.put(lambda: loop.call_soon_threadsafe(done.set))
-    await done.wait()
-
-
 async def test_cancelling_frees_the_slot_within_a_step(kit: Any) -> None:
     async with kit.engine("qwen3", max_concurrent_sequences=1) as engine:
         endless = engine.submit(kit.request([5, 6], max_tokens=250))
@@ -30,7 +21,7 @@ async def test_cancelling_frees_the_slot_within_a_step(kit: Any) -> None:
         await endless.aclose()
         assert len(await waiting) == 3
         assert engine.stats().steps_total - steps < 100
-        await settled(engine)
+        await kit.settled(engine)
         assert engine._core.table.taken == 0
 
 
@@ -41,7 +32,7 @@ async def test_a_request_is_cancelled_while_it_waits(kit: Any) -> None:
         queued = engine.submit(kit.request([7, 8], max_tokens=250))
         await queued.aclose()
         await running.aclose()
-        await settled(engine)
+        await kit.settled(engine)
         assert (engine.stats().running, engine.stats().waiting) == (0, 0)
 
 
@@ -97,7 +88,7 @@ async def test_no_slot_leaks_over_random_cancellations(kit: Any) -> None:
 
     async with kit.engine("qwen3", max_concurrent_sequences=4, prefill_tokens=32) as engine:
         await asyncio.gather(*(visitor(engine) for _ in range(150)))
-        await settled(engine)
+        await kit.settled(engine)
         stats = engine.stats()
         assert (stats.running, stats.waiting, stats.kv_cache_usage, engine._core.table.taken) == (0, 0, 0.0, 0)
 

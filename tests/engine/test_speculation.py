@@ -7,21 +7,28 @@ import pytest
 from modelyard_runtime.engine.speculation import Speculator
 
 
+def sure() -> Speculator:
+    """One whose guesses were always right so far."""
+    speculator = Speculator()
+    speculator.learn(100, 100)
+    return speculator
+
+
 def test_what_followed_the_last_time_is_guessed() -> None:
     text = [1, 2, 3, 4, 5, 9, 1, 2, 3, 7, 9, 1, 2, 3]
-    assert Speculator().draft(text, 4, rows=1) == (7, 9, 1, 2)
-    assert Speculator().draft(text[:-1], 4, rows=1) == (3, 7, 9, 1)
-    assert Speculator().draft([1, 2, 3, 4], 4, rows=1) == ()
-    assert Speculator().draft([1], 4, rows=1) == ()
+    assert sure().draft(text, 4, rows=1) == (7, 9, 1, 2)
+    assert sure().draft(text[:-1], 4, rows=1) == (3, 7, 9, 1)
+    assert sure().draft([1, 2, 3, 4], 4, rows=1) == ()
+    assert sure().draft([1], 4, rows=1) == ()
 
 
 def test_text_that_repeats_is_guessed_past_its_end() -> None:
-    assert Speculator().draft([5, 8, 5, 8, 5, 8], 5, rows=1) == (5, 8, 5, 8, 5)
-    assert Speculator().draft([5] * 4, 3, rows=1) == (5, 5, 5)
+    assert sure().draft([5, 8, 5, 8, 5, 8], 5, rows=1) == (5, 8, 5, 8, 5)
+    assert sure().draft([5] * 4, 3, rows=1) == (5, 5, 5)
 
 
 def test_text_is_read_as_it_grows() -> None:
-    speculator, text = Speculator(), [1, 2, 3, 4]
+    speculator, text = sure(), [1, 2, 3, 4]
     assert speculator.draft(text, 2, rows=1) == ()
     for token in (1, 2, 3):
         text.append(token)
@@ -30,24 +37,38 @@ def test_text_is_read_as_it_grows() -> None:
 
 
 def test_the_more_rows_a_step_has_the_surer_guesses_must_be() -> None:
-    def guesses(accepted: int, rows: int) -> bool:
+    def guesses(accepted: int, rows: int) -> int:
         speculator = Speculator()
-        for _ in range(30):
+        for _ in range(60):
             speculator.learn(4, accepted)
-        return bool(speculator.draft([5] * 9, 4, rows))
+        return len(speculator.draft([5] * 9, 4, rows))
 
-    assert [guesses(4, rows) for rows in (1, 8, 64)] == [True, True, True]
-    assert [guesses(2, rows) for rows in (1, 8, 64)] == [True, True, False]
-    assert [guesses(0, rows) for rows in (1, 8, 64)] == [False, False, False]
+    assert [guesses(4, rows) for rows in (1, 8, 64)] == [4, 4, 4]
+    assert [guesses(1, rows) for rows in (1, 8, 64)] == [3, 1, 0]
+    assert [guesses(0, rows) for rows in (1, 8, 64)] == [0, 0, 0]
 
 
-def test_doubt_is_forgotten() -> None:
-    speculator = Speculator()
+def test_guesses_begin_when_those_that_stayed_unused_were_right() -> None:
+    speculator, text = Speculator(), [5] * 4
+    sizes = []
     for _ in range(30):
-        speculator.learn(4, 0)
-    tries = [bool(speculator.draft([5] * 9, 4, rows=1)) for _ in range(40)]
-    assert tries[0] is False
-    assert any(tries)
+        sizes.append(len(speculator.draft(text, 4, rows=8)))
+        speculator.learn(sizes[-1], sizes[-1])
+        text.append(5)
+    assert sizes[0] == 0
+    assert sizes[-1] == 4
+    assert sizes == sorted(sizes)
+
+
+def test_guesses_end_when_they_are_wrong_and_cost_nothing_then() -> None:
+    speculator, text = sure(), [5, 6, 7, 8] * 3
+    tries = 0
+    for odd in range(100, 140):
+        drafts = speculator.draft([*text, 5, 6, 7], 4, rows=8)
+        tries += bool(drafts)
+        speculator.learn(len(drafts), 0)
+        text += [5, 6, 7, odd]
+    assert 0 < tries < 15
 
 
 SAMPLED = {"temperature": 0.6, "seed": 11, "frequency_penalty": 0.4, "logit_bias": {5: 4.0, 6: 4.0, 7: 4.0}, "logprobs": 2}

@@ -5,44 +5,65 @@ step's own choice agrees, the next one is known too; where it does not, what was
 what would have been chosen one by one: see `core.Core.step`. https://github.com/apoorvumang/prompt-lookup-decoding
 """
 
+import math
 from collections.abc import Sequence as Items
 
 #: Tokens that must occur again for a guess.
 _GRAM = 3
 #: A step costs about as much as so many rows in it, whatever their number (measured on CPU: SmolLM2, 1 to 32 rows).
 _ROWS_PER_STEP = 16
-#: How much one try moves the estimate of the guesses' worth, and how fast doubt is forgotten while there are no tries.
-_LEARNING = 0.2
-_FORGETTING = 0.01
-_PRIOR = 0.5
+#: How much one guess moves the estimate of how likely the next one is right.
+_LEARNING = 0.1
 
 
 class Speculator:
-    """The guesses for one sequence, and how often they were right."""
+    """The guesses for one sequence, and how likely they are right. Where guessing does not pay, it learns from guesses that stay unused."""
 
     def __init__(self) -> None:
         self._ends: dict[tuple[int, ...], int] = {}
         self._read = _GRAM
-        self._share = _PRIOR
+        self._likely = 0.0
+        self._unused: tuple[int, int] | None = None
 
     def draft(self, tokens: Items[int], count: int, rows: int) -> tuple[int, ...]:
-        """Returns up to ``count`` tokens that may follow ``tokens``; none where a step of so many rows gains more without them.
+        """Returns up to ``count`` tokens that may follow ``tokens``: as many as are worth computing in a step of so many rows.
 
-        A row is worth computing when the share of the step that one more token saves is larger than the share that one more row costs.
+        A guess is worth it while it is likelier right, with those before it, than the share of the step that one more row costs compared
+        with the share that one more token saves.
         """
+        self._settle(tokens)
+        self._index(tokens)
+        found = self._ends.get(tuple(tokens[-_GRAM:]))
+        if found is None:
+            return ()
+        guess = _continued(tokens, found, min(count, self._worth(rows)) or 1)
+        if self._worth(rows):
+            return guess
+        self._unused = len(tokens), guess[0]
+        return ()
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Takes down how a guess went: of the tokens behind the first wrong one nothing is known."""
+        for right in [True] * accepted + [False] * (accepted < drafted):
+            self._likely += (right - self._likely) * _LEARNING
+
+    def _settle(self, tokens: Items[int]) -> None:
+        if self._unused is not None:
+            position, guess = self._unused
+            self.learn(1, int(tokens[position] == guess))
+            self._unused = None
+
+    def _index(self, tokens: Items[int]) -> None:
         for end in range(self._read, len(tokens)):
             self._ends[tuple(tokens[end - _GRAM : end])] = end
         self._read = max(_GRAM, len(tokens))
-        self._share += (_PRIOR - self._share) * _FORGETTING
-        if self._share < rows / (rows + _ROWS_PER_STEP):
-            return ()
-        found = self._ends.get(tuple(tokens[-_GRAM:]))
-        return () if found is None else _continued(tokens, found, count)
 
-    def learn(self, drafted: int, accepted: int) -> None:
-        """Takes down how a guess went."""
-        if drafted:
-            self._share += (accepted / drafted - self._share) * _LEARNING
+    def _worth(self, rows: int) -> int:
+        """Returns how many guesses in a row are likely enough."""
+        least = rows / (rows + _ROWS_PER_STEP)
+        if self._likely < least:
+            return 0
+        return int(math.log(least) / math.log(min(self._likely, 0.99)))
 
 
 def _continued(tokens: Items[int], start: int, count: int) -> tuple[int, ...]:
