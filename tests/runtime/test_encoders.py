@@ -1,14 +1,18 @@
 """Encoders of many architectures against Transformers alone: packed or padded, the states are the model's own."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.models.embedding import EmbeddingModel
 from modelyard_runtime.models.pooling import Hidden, pool
 from modelyard_runtime.models.ranking import RankingModel, activate
 from modelyard_runtime.models.tokenizing import TextTokenizer
-from modelyard_runtime.serving.detection import detect
+from modelyard_runtime.serving.detection import detect, family_for
 from modelyard_runtime.sources.resolve import resolve
+from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from .tiny_models import SHAPES, make, sentence_files
@@ -23,6 +27,11 @@ PACKED = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "electra
 @pytest.fixture(scope="session")
 def tiny(cache_dir):
     return resolve("builtin://tiny-embed", cache_dir=cache_dir, progress=lambda step: None)
+
+
+@pytest.fixture(scope="session")
+def chat_folder(cache_dir):
+    return resolve("builtin://tiny-chat", cache_dir=cache_dir, progress=lambda step: None)
 
 
 @pytest.mark.parametrize("architecture", SHAPES)
@@ -120,6 +129,47 @@ def test_a_decoder_embeds_by_its_last_token(tiny, tmp_path):
         with torch.inference_mode():
             last = plain(input_ids=torch.tensor([text.ids])).last_hidden_state[0, -1]
         assert np.abs(vector - torch.nn.functional.normalize(last, dim=-1).numpy()).max() < 1e-5
+
+
+def test_dense_layers_follow_the_pooling(tiny, tmp_path):
+    folder = make(tiny, tmp_path / "model", "bert")
+    sentence_files(folder, pooling={"pooling_mode_weightedmean_tokens": True, "pooling_mode_max_tokens": True})
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.insert(2, {"idx": 2, "name": "dense", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "2_Dense").mkdir()
+    config = {"in_features": 64, "out_features": 16, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsNotFound, match="2_Dense"):
+        EmbeddingModel(folder, **CPU)
+    weight, bias = torch.randn(16, 64), torch.randn(16)
+    save_file({"linear.weight": weight, "linear.bias": bias}, folder / "2_Dense" / "model.safetensors")
+    model = EmbeddingModel(folder, **CPU)
+    assert model.dimensions == 16
+    states = model.encoder.hidden(texts := model.tokenizer.encode(TEXTS[:2]))
+    wanted = torch.tanh(pool(states, ["max", "weightedmean"]) @ weight.T + bias)
+    assert np.abs(model.embed(texts) - torch.nn.functional.normalize(wanted, dim=-1).numpy()).max() < 1e-5
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config | {"activation_function": "torch.nn.Softplus"}))
+    with pytest.raises(UnsupportedModel, match="Softplus"):
+        EmbeddingModel(folder, **CPU)
+
+
+def test_a_default_prompt_that_is_not_there_is_told(tiny, tmp_path):
+    folder = make(tiny, tmp_path / "model", "bert")
+    sentence_files(folder, pooling={}, prompts={"query": "q: "}, default_prompt_name="answer")
+    with pytest.raises(UnsupportedModel, match="'answer'"):
+        EmbeddingModel(folder, **CPU)
+
+
+def test_a_decoder_that_generates_is_no_reranker(chat_folder):
+    with pytest.raises(ArgumentsInvalid, match="made for chat and completions, not for rerank"):
+        family_for(chat_folder, ("rerank",))
+
+
+def test_the_files_say_which_family_reranks(tiny, tmp_path):
+    assert family_for(tiny, ("rerank",)).name == "embeddings"
+    assert family_for(make(tiny, tmp_path / "one", "bert", classes={0: "x"}), ("rerank",)).name == "ranking"
+    assert family_for(make(tiny, tmp_path / "two", "bert", classes={0: "x", 1: "y"}), ("classify",)).name == "ranking"
 
 
 def test_positions_that_texts_cannot_have_are_not_offered(tiny, tmp_path):
