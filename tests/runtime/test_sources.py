@@ -50,7 +50,7 @@ def test_sources_are_parsed(text, source):
         ("tiny-chat", "not a source"),
         ("", "not a source"),
         ("builtin://", "not a source"),
-        ("s3://bucket/key", "not supported yet"),
+        ("ftp://bucket/key", "not supported"),
         ("file://models/x", "not absolute"),
         ("hf://a/b/c", "does not name a repository"),
         ("hf://../etc", "does not name a repository"),

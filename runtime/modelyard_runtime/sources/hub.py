@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 
 from modelyard_runtime.errors import DownloadFailed, Unauthorized, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.sources import ranged, store
+from modelyard_runtime.sources.files import UNWANTED, WANTED, wanted
 from modelyard_runtime.sources.source import Hub
 
-# Nothing that runs code when it is read, and no second copy of the weights in another format.
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 _PARALLEL = 4
 _ETAG = re.compile(r"[\w.-]{1,128}")
-_UNWANTED = ("original/*", "consolidated*.safetensors", "onnx/*", "openvino/*", "runs/*")
 
 
 def resolve(source: Hub, cache: Path, stores: Sequence[Path], token: str | None, report: Report, *, marker: str) -> Path:
@@ -39,15 +36,6 @@ def resolve(source: Hub, cache: Path, stores: Sequence[Path], token: str | None,
         return found
 
 
-def wanted(names: Iterable[str]) -> list[str]:
-    """Returns the files to fetch, of those that a repository has."""
-    return [name for name in names if _matches(name, _WANTED) and not _matches(name, _UNWANTED)]
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
 def _cached(source: Hub, place: Path, marker: str) -> Path | None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and most sources do not need it
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
@@ -59,8 +47,8 @@ def _cached(source: Hub, place: Path, marker: str) -> Path | None:
                 revision=source.revision,
                 cache_dir=place / "hub",
                 local_files_only=True,
-                allow_patterns=list(_WANTED),
-                ignore_patterns=list(_UNWANTED),
+                allow_patterns=list(WANTED),
+                ignore_patterns=list(UNWANTED),
             )
         )
     except LocalEntryNotFoundError:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import assert_never
 
 from modelyard_runtime.progress import Phase, Report, Step
-from modelyard_runtime.sources import builtin, hub, local, store
-from modelyard_runtime.sources.source import Builtin, Hub, Local, parse
+from modelyard_runtime.sources import bucket, builtin, hub, local, store
+from modelyard_runtime.sources.source import Bucket, Builtin, Hub, Local, parse
 
 
 def resolve(
@@ -32,6 +32,8 @@ def resolve(
             return builtin.resolve(name, cache_dir, model_dirs, progress)
         case Hub():
             return hub.resolve(parsed, cache_dir, model_dirs, token, progress, marker=marker)
+        case Bucket():
+            return bucket.resolve(parsed, cache_dir, model_dirs, progress)
         case Local(path):
             return local.resolve(path, cache_dir, model_dirs, progress, marker)
         case _:
@@ -42,9 +44,12 @@ def remove(source: str, cache_dir: Path) -> bool:
     """Removes what the cache holds of a source; returns False where there is nothing of it, as of a local folder."""
     match parse(source):
         case Builtin(name):
-            place = cache_dir / builtin.place(name)
+            places = [cache_dir / builtin.place(name)]
         case Hub(repository):
-            place = cache_dir / "hub" / f"models--{repository.replace('/', '--')}"
+            places = [cache_dir / "hub" / f"models--{repository.replace('/', '--')}"]
+        case Bucket() as found:
+            places = bucket.places(found, cache_dir)
         case _:
             return False
-    return place.is_dir() and store.forget(cache_dir, place)
+    gone = [store.forget(cache_dir, place) for place in places if place.is_dir()]
+    return any(gone)

@@ -1,4 +1,4 @@
-"""What a source says: ``builtin://name``, ``hf://org/name[@revision]`` or ``file:///path``."""
+"""What a source says: ``builtin://name``, ``hf://org/name[@revision]``, ``s3://bucket/folder``, ``gs://bucket/folder`` or ``file:///path``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from modelyard_runtime.errors import ArgumentsInvalid
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,127}")
-_FORMATS = "use hf://org/name[@revision], file:///path or builtin://name"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_FORMATS = "use hf://org/name[@revision], s3://bucket/folder, gs://bucket/folder, file:///path or builtin://name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,19 @@ class Local:
     path: Path
 
 
-Source = Builtin | Hub | Local
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A folder of an object store; ``scheme`` is s3 or gs."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.prefix}"
+
+
+Source = Builtin | Hub | Bucket | Local
 
 
 def parse(text: str) -> Source:
@@ -47,9 +60,11 @@ def parse(text: str) -> Source:
         return Builtin(rest)
     if scheme == "hf":
         return _hub(text, rest)
+    if scheme in {"s3", "gs"}:
+        return _bucket(text, scheme, rest)
     if scheme == "file":
         return _local(text, rest)
-    raise ArgumentsInvalid(f"--model: sources of kind {scheme}:// are not supported yet", _FORMATS)
+    raise ArgumentsInvalid(f"--model: sources of kind {scheme}:// are not supported", _FORMATS)
 
 
 def _hub(text: str, rest: str) -> Hub:
@@ -59,6 +74,14 @@ def _hub(text: str, rest: str) -> Hub:
     if revision and not _REVISION.fullmatch(revision):
         raise ArgumentsInvalid(f"--model: {revision!r} is not a revision", "use a branch, tag or commit after the @")
     return Hub(repository, revision or "main")
+
+
+def _bucket(text: str, scheme: str, rest: str) -> Bucket:
+    bucket, _, prefix = rest.partition("/")
+    parts = prefix.rstrip("/").split("/")
+    if not _BUCKET.fullmatch(bucket) or not all(parts) or {".", ".."} & set(parts) or not prefix.isprintable():
+        raise ArgumentsInvalid(f"--model: {text!r} does not name a folder of a bucket", f"use {scheme}://bucket/folder")
+    return Bucket(scheme, bucket, prefix.rstrip("/"))
 
 
 def _local(text: str, rest: str) -> Local:

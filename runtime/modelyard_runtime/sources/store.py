@@ -17,6 +17,7 @@ from filelock import FileLock
 from modelyard_runtime.errors import DownloadFailed
 
 _STAGING = ".staging"
+_DEEP = frozenset({"s3", "gs"})
 _REMEDY = "free space there, or choose another folder with --cache-dir (in a cluster: a larger volume)"
 
 
@@ -25,10 +26,11 @@ def find(stores: Iterable[Path], entry: str) -> Path | None:
     return next((store / entry for store in stores if (store / entry / "config.json").is_file()), None)
 
 
-def publish(cache: Path, entry: str, make: Callable[[Path], None]) -> Path:
+def publish(cache: Path, entry: str, make: Callable[[Path], None], *, resumable: bool = False) -> Path:
     """Returns the cache's folder called ``entry``, made by ``make`` when it is not there.
 
-    ``make`` gets a path that does not exist and creates a folder there. Raises DownloadFailed when the cache cannot be written.
+    ``make`` gets a path that does not exist and creates a folder there; one that is ``resumable`` may find there what an interrupted
+    attempt left. Raises DownloadFailed when the cache cannot be written.
     """
     place = cache / entry
     with storage_errors(cache):
@@ -36,7 +38,8 @@ def publish(cache: Path, entry: str, make: Callable[[Path], None]) -> Path:
         with FileLock(place.with_name(f".{place.name}.lock")):
             if not place.is_dir():
                 staging = place.with_name(f"{_STAGING}-{place.name}")
-                discard(staging)
+                if not resumable:
+                    discard(staging)
                 make(staging)
                 staging.rename(place)
     return place
@@ -48,7 +51,8 @@ def forget(cache: Path, folder: Path) -> bool:
         inside = folder.resolve().relative_to(cache.resolve())
     except ValueError:
         return False
-    place = cache.joinpath(*inside.parts[:2])  # builtin/name, converted/name, or hub/models--org--name with all that it refers to
+    # builtin/name, converted/name, s3/bucket-folder/content, or hub/models--org--name with all that it refers to.
+    place = cache.joinpath(*inside.parts[: 3 if inside.parts[0] in _DEEP else 2])
     with storage_errors(cache), FileLock(place.with_name(f".{place.name}.lock")):
         discard(place)
     return True
