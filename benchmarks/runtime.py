@@ -1,30 +1,45 @@
-"""The runtime beside `transformers serve` (continuous batching on): the same weights, prompts and lengths, over HTTP, in one run.
+"""The runtime beside `transformers serve` (continuous batching on), `model.generate` and llama-cpp-python: same weights, prompts, lengths.
 
-Both stream greedy chat answers of SmolLM2 in float32 on CPU. The servers take turns, so that neither idles beside the other's
-measurement, and the turns repeat, so that a busy minute of the machine does not fall on one alone. Needs `transformers[serving]`.
-Prints a table, and last a line `ratio <tokens per second at c = 8, ours over theirs>`.
+All answer greedily in float32 on CPU, the servers streamed over HTTP. They run side by side and take turns of a few seconds, the others
+paused meanwhile; a ratio is the median of the rounds' ratios, so that a busy minute of the machine does not fall on one alone. Prompts
+differ in their first words from request to request, so that no server finds one in a cache. Needs `transformers[serving]`.
+
+llama-cpp-python is compared where ``--llama-python`` names a Python that has it (`pip install "llama-cpp-python[server]"`); its server
+answers one request after another. Prints a table per model, and last a line `ratio <median ratio at c = 8, SmolLM2>`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from modelyard_runtime.sources.resolve import resolve
+from runtime_peers import (
+    QWEN,
+    SMOLLM2,
+    Running,
+    cache_folder,
+    folder_of,
+    free_port,
+    has_llama_cpp,
+    llama_cpp,
+    ours,
+    running,
+    transformers_serve,
+    write_gguf,
+)
 
+OURS, GENERATE = "modelyard", "model.generate"
 SUBJECTS = ("a lighthouse keeper", "two rivers", "the last train", "a clock without hands", "a garden on the moon", "the first bread")
 SUBJECTS += ("a blind painter", "an honest thief", "the slow storm", "a bridge of glass")
 BACKGROUND = (
@@ -32,61 +47,29 @@ BACKGROUND = (
     "them, a place that is described with care, and a turn that nobody expects. Do not stop early, do not explain what you are doing, and "
     "do not use lists or headings. The reader is a grown-up who likes long sentences and small details of everyday life."
 )
-
-
-@dataclass(frozen=True)
-class Server:
-    """A way to serve a folder of weights."""
-
-    name: str
-    command: list[str]
-    ready_path: str
-    model: str
+_numbers = itertools.count(1)
 
 
 @dataclass
 class Measured:
-    """What the answers of one concurrency took; seconds."""
+    """What the answers of one concurrency took; seconds. One entry of ``throughputs`` per round."""
 
-    seconds: float = 0.0
+    throughputs: list[float] = field(default_factory=list)
     tokens: int = 0
+    processor: float = 0.0
     first: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
-    @property
-    def throughput(self) -> float:
-        return self.tokens / self.seconds
+
+Results = dict[tuple[str, int], Measured]
 
 
-def servers(folder: Path, port: int) -> list[Server]:
-    ours = ["-m", "modelyard_runtime.main", "serve", f"--model=file://{folder}", "--served-model-name=smollm2", "--dtype=float32"]
-    ours += ["--host=127.0.0.1", f"--port={port}", "--metrics-port=0", "--log-level=warning"]
-    theirs = ["serve", str(folder), "--continuous-batching", "--device", "cpu", "--dtype", "float32", "--attn-implementation", "sdpa"]
-    theirs += ["--cb-num-blocks", "32", "--cb-max-batch-tokens", "512", "--host", "127.0.0.1", "--port", str(port)]
-    transformers = str(Path(sys.executable).with_name("transformers"))
-    return [
-        Server("modelyard", [sys.executable, *ours], "/ready", "smollm2"),
-        Server("transformers serve", [transformers, *theirs], "/health", str(folder)),
-    ]
+def prompt() -> str:
+    number = next(_numbers)
+    return f"Story {number}: write a long one about {SUBJECTS[number % len(SUBJECTS)]}. {BACKGROUND}"
 
 
-@contextmanager
-def process(server: Server) -> Iterator[None]:
-    """Runs a server, its output in a file that is shown when it ends by itself."""
-    with tempfile.TemporaryFile("w+") as log:
-        child = subprocess.Popen(server.command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-        try:
-            yield
-        finally:
-            ended = child.poll()
-            child.terminate()
-            child.wait(timeout=30)
-            if ended is not None:
-                log.seek(0)
-                print(f"{server.name} ended with {ended}:\n{log.read()[-4000:]}", file=sys.stderr)
-
-
-async def wait_ready(client: httpx.AsyncClient, path: str, limit: float = 180) -> None:
+async def wait_ready(client: httpx.AsyncClient, path: str, limit: float = 300) -> None:
     """Returns once the server answers 200. Raises TimeoutError after ``limit`` seconds."""
     async with asyncio.timeout(limit):
         while True:
@@ -106,81 +89,147 @@ async def events(client: httpx.AsyncClient, body: dict[str, object]) -> AsyncIte
                 yield json.loads(line[6:])
 
 
-async def answer(client: httpx.AsyncClient, model: str, prompt: str, new_tokens: int, into: Measured) -> None:
-    """Streams one answer; adds its tokens and times."""
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": new_tokens, "temperature": 0.0}
+async def answer(client: httpx.AsyncClient, model: str, new_tokens: int, into: Measured) -> int:
+    """Streams one answer and adds its times; returns its tokens. A server that does not count them sends one with each event."""
+    body = {"model": model, "messages": [{"role": "user", "content": prompt()}], "max_tokens": new_tokens, "temperature": 0.0}
     started = last = time.perf_counter()
-    begun = False
+    counted, seen = None, 0
     async for event in events(client, body | {"stream": True, "stream_options": {"include_usage": True}}):
         now = time.perf_counter()
         choices = event.get("choices") or []
         if choices and choices[0]["delta"].get("content"):
-            (into.gaps if begun else into.first).append(now - (last if begun else started))
-            last, begun = now, True
+            (into.gaps if seen else into.first).append(now - (last if seen else started))
+            last, seen = now, seen + 1
         if event.get("usage"):
-            into.tokens += event["usage"]["completion_tokens"]
+            counted = event["usage"]["completion_tokens"]
+    return seen if counted is None else counted
 
 
-async def measure(client: httpx.AsyncClient, model: str, concurrency: int, into: Measured, *, requests: int, new_tokens: int) -> None:
-    """Has ``concurrency`` clients send ``requests`` each, one after another."""
+async def turn(server: Running, client: httpx.AsyncClient, concurrency: int, into: Measured, *, requests: int, new_tokens: int) -> None:
+    """Has ``concurrency`` clients send ``requests`` each, one after another, while the other servers are paused."""
 
-    async def one(worker: int) -> None:
-        for i in range(requests):
-            subject = SUBJECTS[(worker + 3 * i) % len(SUBJECTS)]
-            await answer(client, model, f"Write a long story about {subject}. {BACKGROUND}", new_tokens, into)
+    async def one() -> int:
+        return sum([await answer(client, server.peer.model, new_tokens, into) for _ in range(requests)])
 
-    started = time.perf_counter()
-    await asyncio.gather(*(one(worker) for worker in range(concurrency)))
-    into.seconds += time.perf_counter() - started
+    server.resume()
+    processor, started = server.seconds(), time.perf_counter()
+    tokens = sum(await asyncio.gather(*(one() for _ in range(concurrency))))
+    into.throughputs.append(tokens / (time.perf_counter() - started))
+    into.tokens += tokens
+    into.processor += server.seconds() - processor
+    server.pause()
+
+
+class Generator:
+    """`model.generate` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        self._process = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._in, self._out = process.stdin, process.stdout
+        self._out.readline()
+
+    def turn(self, into: Measured, *, batch: int, new_tokens: int) -> None:
+        print(json.dumps({"prompts": [prompt() for _ in range(batch)], "new_tokens": new_tokens}), file=self._in, flush=True)
+        got = json.loads(self._out.readline())
+        into.throughputs.append(got["tokens"] / got["seconds"])
+        into.tokens += got["tokens"]
+
+
+@contextmanager
+def generator(folder: Path) -> Iterator[Generator]:
+    command = [sys.executable, str(Path(__file__).with_name("runtime_generate.py")), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield Generator(process)
+        finally:
+            process.terminate()
 
 
 @asynccontextmanager
 async def client_of(port: int) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as client:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False, limits=limits) as client:
         yield client
 
 
-async def turn(server: Server, port: int, arguments: argparse.Namespace, results: dict[tuple[str, int], Measured]) -> None:
-    """Starts a server, warms it, measures each concurrency, and stops it."""
-    with process(server):
-        async with client_of(port) as client:
-            await wait_ready(client, server.ready_path)
-            await measure(client, server.model, 2, Measured(), requests=1, new_tokens=4)
-            for concurrency in arguments.concurrency:
-                into = results.setdefault((server.name, concurrency), Measured())
-                await measure(client, server.model, concurrency, into, requests=arguments.requests, new_tokens=arguments.new_tokens)
+@dataclass(frozen=True)
+class Plan:
+    """What is run of one model: rounds, concurrencies, tokens per answer."""
+
+    model: str
+    rounds: int
+    concurrencies: tuple[int, ...]
+    new_tokens: int
 
 
-def report(results: dict[tuple[str, int], Measured]) -> None:
-    print(f"{'server':<20} {'c':>3} {'tokens':>7} {'tokens/s':>9} {'TTFT p50 ms':>12} {'inter-token p50 ms':>19}")
-    for (name, concurrency), got in sorted(results.items(), key=lambda item: (item[0][1], item[0][0])):
-        first, gap = statistics.median(got.first) * 1e3, statistics.median(got.gaps) * 1e3
-        print(f"{name:<20} {concurrency:>3} {got.tokens:>7} {got.throughput:>9.1f} {first:>12.0f} {gap:>19.1f}")
+async def compare(plan: Plan, options: argparse.Namespace) -> Results:
+    """Runs all servers of one model side by side, in turns."""
+    folder, ports = folder_of(plan.model), [free_port() for _ in range(3)]
+    peers = [ours(folder, ports[0], max(plan.concurrencies), options.ours), transformers_serve(folder, ports[1])]
+    if plan.model == SMOLLM2 and has_llama_cpp(options.llama_python):
+        peers.append(llama_cpp(options.llama_python, write_gguf(folder, cache_folder() / "benchmarks" / f"{SMOLLM2}.gguf"), ports[2]))
+    results: Results = {}
+    with ExitStack() as stack:
+        servers = []
+        for peer, port in zip(peers, ports, strict=False):
+            server = stack.enter_context(running(peer))
+            async with client_of(port) as client:
+                await wait_ready(client, peer.ready_path)
+                await turn(server, client, 2, Measured(), requests=1, new_tokens=4)
+            servers.append((server, port))
+        static = stack.enter_context(generator(folder))
+        static.turn(Measured(), batch=1, new_tokens=2)
+        for _ in range(plan.rounds):
+            for concurrency in plan.concurrencies:
+                for server, port in servers:
+                    if server.peer.name == "llama-cpp-python" and concurrency > 8:
+                        continue
+                    into = results.setdefault((server.peer.name, concurrency), Measured())
+                    async with client_of(port) as client:
+                        await turn(server, client, concurrency, into, requests=2 if concurrency == 1 else 1, new_tokens=plan.new_tokens)
+            static.turn(results.setdefault((GENERATE, 8), Measured()), batch=8, new_tokens=plan.new_tokens)
+    return results
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def ratio(results: Results, peer: str, concurrency: int) -> float:
+    """Returns the median of the rounds' ratios, ours over a peer's."""
+    pairs = zip(results[OURS, concurrency].throughputs, results[peer, concurrency].throughputs, strict=True)
+    return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def report(model: str, results: Results) -> None:
+    print(f"\n{model}, float32")
+    print(f"{'server':<20} {'c':>3} {'tokens/s':>9} {'ratio':>6} {'TTFT p50 ms':>12} {'gap p50 ms':>11} {'cpu ms/token':>13}")
+    for (name, concurrency), got in sorted(results.items(), key=lambda item: (item[0][1], item[0][0] != OURS)):
+        against = "" if name == OURS or (OURS, concurrency) not in results else f"{ratio(results, name, concurrency):.2f}"
+        first, gap = (f"{statistics.median(times) * 1e3:.0f}" if times else "" for times in (got.first, got.gaps))
+        processor = f"{got.processor / got.tokens * 1e3:.1f}" if got.processor else ""
+        speed = statistics.median(got.throughputs)
+        print(f"{name:<20} {concurrency:>3} {speed:>9.1f} {against:>6} {first:>12} {gap:>11} {processor:>13}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--requests", type=int, default=2, help="requests per client and turn")
-    parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--turns", type=int, default=2)
-    arguments = parser.parse_args()
-    cache = Path(os.environ.get("MODELYARD_CACHE_DIR", Path.home() / ".cache" / "modelyard"))
-    folder = resolve("builtin://smollm2-135m-instruct", cache_dir=cache, progress=lambda step: None)
-    results: dict[tuple[str, int], Measured] = {}
-    for _ in range(arguments.turns):
-        port = free_port()
-        for server in servers(folder, port):
-            asyncio.run(turn(server, port, arguments, results))
-    report(results)
-    most = max(arguments.concurrency)
-    print(f"ratio {results['modelyard', most].throughput / results['transformers serve', most].throughput:.2f}")
+    parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, one and eight clients")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=[SMOLLM2, QWEN], default=[SMOLLM2, QWEN])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama_cpp.server")
+    parser.add_argument("--ours", action="append", default=[], help="a further flag of modelyard-runtime, as --ours=--quantization=int8")
+    options = parser.parse_args()
+    models = [SMOLLM2] if options.quick else options.models
+    concurrencies = tuple(sorted({8, *(c for c in options.concurrency if c <= 8 or not options.quick)}))
+    ratios = {}
+    for model in models:
+        small = model == SMOLLM2
+        plan = Plan(model, options.rounds if small else max(1, options.rounds - 1), concurrencies, options.new_tokens if small else 16)
+        results = asyncio.run(compare(plan, options))
+        report(model, results)
+        ratios[model] = ratio(results, "transformers serve", 8)
+    print(f"ratio {ratios.get(SMOLLM2, ratios[models[0]]):.2f}")
 
 
 if __name__ == "__main__":
