@@ -67,6 +67,22 @@ def test_adapters_are_listed_under_their_model(server):
     assert listed == {"assistant": None, "assistant:sql": "assistant", "assistant:tone": "assistant"}
 
 
+def test_ollamas_clients_name_adapters_too(server):
+    body = {"model": "assistant:sql", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    reply = httpx.post(f"{server.url}/api/chat", json={**body, "options": {"temperature": 0, "num_predict": 12}})
+    assert reply.json()["message"]["content"] == answer(server, "assistant:sql")
+    missing = httpx.post(f"{server.url}/api/chat", json={**body, "model": "assistant:other"})
+    assert (missing.status_code, "has no adapter 'other'" in missing.json()["error"]) == (404, True)
+
+
+def test_the_adapters_in_use_are_metrics(server):
+    body = {"model": "assistant:tone", "prompt": "Hello", "max_tokens": 500, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as reply:
+        next(reply.iter_lines())
+        shown = server.metric("lora_requests_info", running_lora_adapters="tone", waiting_lora_adapters="", max_lora="2")
+    assert shown > 1e9
+
+
 def test_an_unknown_adapter_is_not_found_and_named(server):
     with pytest.raises(openai.NotFoundError, match=r"no adapter 'other'\. It has sql, tone"):
         answer(server, "assistant:other")

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TypeVar
 
@@ -126,8 +126,8 @@ class TransformersEngine:
 
     def stats(self) -> EngineStats:
         """Returns a snapshot."""
-        counts = self._core.counts
-        running = len(self._core.scheduler.running)
+        counts, scheduler = self._core.counts, self._core.scheduler
+        running = len(scheduler.running)
         return EngineStats(
             running=running,
             waiting=max(0, len(self._streams) - running),
@@ -143,6 +143,9 @@ class TransformersEngine:
             steps_total=counts.steps,
             block_size=BLOCK,
             blocks=self.capacity.blocks,
+            max_adapters=len(self.adapters.loaded),
+            running_adapters=_adapters_of(scheduler.running),
+            waiting_adapters=_adapters_of(scheduler.waiting),
         )
 
     def _adapter(self, name: str | None) -> Adapter | None:
@@ -275,3 +278,8 @@ class TransformersEngine:
 
 def _last(outcome: Outcome) -> bool:
     return isinstance(outcome, EngineFailed) or outcome.finish_reason is not None
+
+
+def _adapters_of(sequences: Collection[Sequence]) -> tuple[str, ...]:
+    """Returns the adapters that sequences use. The engine's thread changes the collection; copying it is one step of the interpreter."""
+    return tuple(sorted({sequence.adapter.name for sequence in tuple(sequences) if sequence.adapter is not None}))

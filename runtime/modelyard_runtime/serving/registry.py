@@ -80,6 +80,7 @@ class Registry:
         """Takes out a model that is unloaded; it may not be asked for any more."""
         for name in model.spec.names:
             self._by_name.pop(name, None)
+        self._exposition.forget(model.name)
 
     def find(self, *names: str | None) -> ServedModel | None:
         """Returns the model of the first name that there is, or None. A name may have an adapter's behind a colon."""
