@@ -7,6 +7,7 @@ from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
+from modelyard import __version__
 from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -16,6 +17,7 @@ from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.forms import OVERHEAD
 from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
 from modelyard_runtime.api.ollama import router as ollama
+from modelyard_runtime.api.openapi import documented
 from modelyard_runtime.api.openresponses import router as responses
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
 from modelyard_runtime.observation import Ended
@@ -58,7 +60,7 @@ def private_app(runtime: Runtime) -> ASGIApp:
 def _guarded(
     runtime: Runtime, guard: Callable[[ASGIApp], ASGIApp], watchers: Sequence[Callable[[Ended], None]], *routers: APIRouter
 ) -> ASGIApp:
-    app = FastAPI(title="Modelyard runtime", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = documented(FastAPI(title="Modelyard runtime", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False))
     app.state.runtime = runtime
     for router in routers:
         app.include_router(router)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from modelyard_runtime.errors import ArgumentsInvalid
 
 _MAX_BYTES = 1 << 20
-_OPEN = frozenset({"/health", "/ready"})
+OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
 def read(file: Path | None, one: SecretStr | None, flag: str) -> tuple[bytes, ...]:
@@ -54,7 +54,7 @@ class Keys:
 
 def public_needs(path: str) -> bool:
     """Whether a path of the public port needs a key: all but the probes do."""
-    return path not in _OPEN
+    return path not in OPEN_PATHS
 
 
 def private_needs(path: str) -> bool:
