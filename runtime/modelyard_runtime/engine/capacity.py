@@ -11,7 +11,7 @@ from modelyard_runtime.hardware import available_memory
 from modelyard_runtime.models.loading import LoadedModel
 
 #: Without settings: sequences at once, and the lengths to try, longest first, until `_FEWEST` sequences fit.
-_SEQUENCES = 16
+_SEQUENCES = 32
 _FEWEST = 4
 _LENGTHS = (8192, 4096, 2048, 1024, 512, 256)
 #: Share of the memory available that the cache takes when it may choose, and at most.

@@ -9,15 +9,15 @@ class EngineSettings:
 
     ``max_model_length`` is prompt plus answer in tokens; ``kv_cache_tokens`` are those that the KV cache holds of all sequences together.
     ``prefill_tokens`` are prompt tokens read in one step, and ``prefill_tokens_beside_decodes`` those while other sequences stream: each
-    adds to the time between their tokens, and to the time until a prompt that comes meanwhile is looked at. On CPU more rows than 64 are no
-    faster in total; devices want more: see `chunks`. ``speculative_tokens`` are guessed per sequence and step at most, 0 for none.
+    adds to the time between their tokens, and to the time until a prompt that comes meanwhile is looked at. These are for CPU, where a step
+    costs about as much as 30 rows in it: see `chunks`. ``speculative_tokens`` are guessed per sequence and step at most, 0 for none.
     ``step_timeout`` is in seconds: a step that takes longer is taken for a hang.
     """
 
     max_model_length: int | None = None
     max_concurrent_sequences: int | None = None
     kv_cache_tokens: int | None = None
-    prefill_tokens: int = 64
+    prefill_tokens: int = 128
     prefill_tokens_beside_decodes: int = 64
     prefix_caching: bool = True
     speculative_tokens: int = 0
