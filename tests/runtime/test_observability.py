@@ -41,7 +41,7 @@ def test_the_documentation_names_every_metric(chat: Running, embed: Running) -> 
     chat.openai().chat.completions.create(**CHAT)
     embed.openai().embeddings.create(model="tiny-embed", input="Hello")
     shown = set(types(chat)) | set(types(embed))
-    assert documented() - shown == set()
+    assert documented() - shown == {"modelyard_audio_seconds_total"}  # speech to text's, which neither of them serves
     assert shown - documented() == set()
 
 

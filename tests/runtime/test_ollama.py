@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,14 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from modelyard_runtime.api.ollama import bodies
+from modelyard_runtime.api.ollama.answers import Answer, Clock, Piece, message
+from modelyard_runtime.api.ollama.translation import messages
+from modelyard_runtime.models.answer import Content, Reasoning, ToolCallArguments, ToolCallStart
 from PIL import Image
 
 from .conftest import Running, wait_until
+from .test_structured_output import WEATHER, make_agent
 
 HELLO = [{"role": "user", "content": "Hello"}]
 FIXED = {"temperature": 0, "num_predict": 6}
@@ -132,6 +137,64 @@ def test_images(start: Callable[..., Running], tmp_path: Path, client: Clients) 
     assert "vision" in client(server.url).show("tiny-vision").capabilities
     answer = httpx.post(f"{server.url}/api/generate", json={"model": "tiny-vision", "prompt": "Hm?", "images": ["!"]})
     assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_answers_in_a_form(chat: Running, client: Clients) -> None:
+    schema = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"], "additionalProperties": False}
+    options = {"temperature": 0, "num_predict": 200}
+    said = client(chat.url).chat("tiny-chat", HELLO, format=schema, options=options).message.content
+    assert json.loads(said)["mood"] in {"good", "bad"}
+    lines = client(chat.url).generate("tiny-chat", "Hello", format=schema, options=options, stream=True)
+    assert "".join(line.response for line in lines) == said
+    broken = httpx.post(f"{chat.url}/api/chat", json={**CHAT, "format": {"type": "nonsense"}})
+    assert (broken.status_code, list(broken.json())) == (400, ["error"])
+
+
+def test_tools_and_thinking(start: Callable[..., Running], tmp_path: Path, client: Clients) -> None:
+    make_agent(tmp_path)
+    server = start(f"file://{tmp_path}", served_model_name="agent")
+    talk = client(server.url)
+    plain = talk.chat("agent", HELLO, options=FIXED)
+    told = talk.chat("agent", HELLO, tools=[WEATHER], options=FIXED)
+    assert told.prompt_eval_count > plain.prompt_eval_count
+    thought = talk.chat("agent", HELLO, think=True, options=FIXED)
+    assert thought.message.thinking
+    assert not thought.message.content
+    assert talk.chat("agent", HELLO, think=False, options=FIXED).message.thinking is None
+    call = {"function": {"name": "get_weather", "arguments": {"city": "Rome", "days": 2}}}
+    turns = [*HELLO, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_name": "get_weather", "content": "Sun."}]
+    after = talk.chat("agent", turns, tools=[WEATHER], options=FIXED)
+    assert after.prompt_eval_count > told.prompt_eval_count
+
+
+def test_calls_of_tools_come_whole_before_the_end() -> None:
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        yield Piece([Reasoning("Hm. "), Content("I ")], 2)
+        yield Piece([Content("ask."), ToolCallStart(0, "call_1", "weather"), ToolCallArguments(0, '{"city": ')], 4)
+        yield Piece([ToolCallArguments(0, '"Rome"}'), ToolCallStart(1, "call_2", "clock")], 6, "stop")
+
+    async def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) async for line in Answer("m", 3, pieces(), Clock(), message).lines()]
+
+    told = asyncio.run(lines())
+    assert [one["message"].get("thinking", "") for one in told] == ["Hm. ", "", "", ""]
+    assert [one["message"]["content"] for one in told] == ["I ", "ask.", "", ""]
+    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in told[2]["message"]["tool_calls"]]
+    assert calls == [("weather", {"city": "Rome"}), ("clock", {})]
+    assert (told[3]["done_reason"], told[3]["prompt_eval_count"], told[3]["eval_count"]) == ("stop", 3, 6)
+
+
+def test_tools_answers_find_their_calls() -> None:
+    call = {"function": {"name": "a", "arguments": {}}}
+    given = [
+        {"role": "assistant", "tool_calls": [call, {"function": {"name": "b"}}]},
+        {"role": "tool", "tool_name": "b", "content": "of b"},
+        {"role": "tool", "content": "of a"},
+        {"role": "tool", "content": "of nobody"},
+    ]
+    turns = messages([bodies.Message.model_validate(one) for one in given])
+    assert [one["id"] for one in turns[0]["tool_calls"]] == ["call_0_0", "call_0_1"]
+    assert [turn["tool_call_id"] for turn in turns[1:]] == ["call_0_1", "call_0_0", "call_3"]
 
 
 def test_loading_ahead(chat: Running, client: Clients) -> None:
