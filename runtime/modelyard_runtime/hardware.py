@@ -63,6 +63,11 @@ def has_matrix_units() -> bool:
     return "amx_bf16" in processor_flags()
 
 
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for sums of products of bytes (VNNI, AMX); without them such sums can overflow."""
+    return not processor_flags().isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
 @cache
 def _processor(*names: str) -> str:
     """Returns the first field of /proc/cpuinfo that has one of the names; empty where there is none."""

@@ -56,8 +56,9 @@ class ModelSettings(BaseModel):
     model: Annotated[tuple[SourceText, ...], NoDecode, _split("\n")] = Field(
         default=(),
         max_length=64,
-        description="Source of the weights: hf://org/name[@revision], file:///folder-or-file.gguf or builtin://name "
-        "(repeatable, then as name=source if the source's last part is not the name; one a line in the environment).",
+        description="Source of the weights: hf://org/name[@revision], s3://bucket/folder, gs://bucket/folder, "
+        "file:///folder-or-file.gguf or builtin://name (repeatable, then as name=source if the source's last part is not the name; "
+        "one a line in the environment).",
     )
     served_model_name: str | None = Field(
         default=None, min_length=1, max_length=512, description="Name that clients put in `model`. The source's last part when left out."
@@ -74,6 +75,10 @@ class ComputeSettings(BaseModel):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Data type of the weights; auto takes what the device computes fastest."
+    )
+    quantization: Literal["none", "int8", "int4", "fp8"] = Field(
+        default="none",
+        description="Weights of a generating model in fewer bits: int8 (processor, CUDA), int4 or fp8 (CUDA). Answers change a little.",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps.")
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(

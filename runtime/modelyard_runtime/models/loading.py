@@ -16,6 +16,7 @@ from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedM
 from modelyard_runtime.hardware import has_matrix_units, usable_cores
 from modelyard_runtime.models.fusing import fuse
 from modelyard_runtime.models.packing import pack, packing
+from modelyard_runtime.models.quantising import Quantization, check, loading_config, quantise
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
@@ -41,13 +42,14 @@ class LoadedModel:
         return int(self.config.get_text_config().vocab_size)
 
 
-def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress) -> LoadedModel:
+def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress, quantization: Quantization = "none") -> LoadedModel:
     """Loads a folder of safetensors; ``progress`` gets 0 … 1.
 
-    Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device or dtype that is not there.
+    Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device, dtype or quantization that is not there.
     """
     _check_folder(folder)
     target = choose_device(device)
+    check(quantization, target)
     chosen = choose_dtype(dtype, target)
     if target.type == "cpu":
         torch.set_num_threads(usable_cores())
@@ -56,9 +58,11 @@ def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress)
     config = _config(folder)
     tokenizer = _tokenizer(folder)
     progress(0.1)
-    model = _weights(folder, config, chosen, target)
+    model = _weights(folder, config, chosen, target, quantization)
     progress(0.7)
     fuse(model)
+    if quantization == "int8" and target.type == "cpu":
+        quantise(model)
     if kind := packing(chosen, target):
         pack(model, kind)
     progress(1.0)
@@ -140,7 +144,10 @@ def _tokenizer(folder: Path) -> Any:
         raise WeightsNotFound(f"the tokenizer of {folder.name} cannot be read: {error}", "put tokenizer.json beside config.json") from error
 
 
-def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Any:
+    if quantization != "none" and getattr(config, "quantization_config", None) is not None:
+        raise ArgumentsInvalid(f"--quantization={quantization}: the weights of {folder.name} are quantised already", "leave it out")
+    extra = loading_config(quantization, device, dtype)
     try:
         model, report = _class_for(config).from_pretrained(
             folder,
@@ -150,18 +157,31 @@ def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device
             use_safetensors=True,
             attn_implementation="eager",
             output_loading_info=True,
+            **({"quantization_config": extra, "device_map": {"": device}} if extra else {}),
         )
-        model = model.eval().requires_grad_(False).to(device)
+        model = model.eval().requires_grad_(False)
+        if extra is None:
+            model = model.to(device)
+        if device.type == "cpu" and getattr(config, "quantization_config", None) is not None:
+            _widen(model, dtype)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
     except (OSError, SafetensorError) as error:
         raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
+    except ImportError as error:
+        raise UnsupportedModel(f"{folder.name} needs a package that is not installed: {error}", "install it beside the runtime") from error
     except (ValueError, KeyError, RuntimeError) as error:
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
         raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
     _check_complete(folder, report["missing_keys"])
     return model
+
+
+def _widen(model: Any, dtype: torch.dtype) -> None:
+    """Gives all weights the dtype asked for: those stored in fp8 come out in bfloat16 on a processor."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _class_for(config: Any) -> Any:

@@ -74,7 +74,11 @@ class LoadedChat:
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
     """Loads a decoder and makes its engine. Raises RuntimeFailed."""
     loaded = load_causal_lm(
-        folder, dtype=settings.dtype, device=settings.device, progress=lambda fraction: report(Step(Phase.LOAD, fraction))
+        folder,
+        dtype=settings.dtype,
+        device=settings.device,
+        quantization=settings.quantization,
+        progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
     )
     vision = Vision.of(folder, loaded.model) if "vision" in capabilities else None
     engine = TransformersEngine(loaded, engine_settings(settings, loaded.device.type))
