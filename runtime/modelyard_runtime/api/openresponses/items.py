@@ -30,7 +30,7 @@ def _content(value: Any) -> Any:
 
 def _text(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    text = part.get(_TEXTS[kind]) if isinstance(part, dict) and kind in _TEXTS else None
+    text = part.get(_TEXTS[kind]) if isinstance(kind, str) and kind in _TEXTS else None
     if not isinstance(text, str):
         forms = '{"type": "input_text", "text": "…"} or {"type": "input_image", "image_url": "…"}'
         raise invalid(f"expected parts as {forms}; no others are supported")
