@@ -86,3 +86,10 @@ def test_repositories_without_safetensors_are_refused(pull, hub):
     refused = pull("hf://org/name")
     assert refused.reason is Reason.UNSUPPORTED_MODEL
     assert "safetensors" in refused.message
+
+
+def test_weights_in_ctranslate2s_format_are_fetched(pull, hub):
+    hub.files["model.bin"] = hub.files.pop("model.safetensors")
+    hub.files["vocabulary.txt"] = b"a"
+    folder = pull("hf://org/name")
+    assert {path.name for path in folder.iterdir() if path.is_file()} >= {"model.bin", "config.json", "vocabulary.txt"}

@@ -19,7 +19,7 @@ from typing import Any
 from modelyard_runtime.errors import DownloadFailed, RuntimeFailed, Unauthorized, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step, Stopped
 from modelyard_runtime.sources import ranged, store
-from modelyard_runtime.sources.files import wanted
+from modelyard_runtime.sources.files import have_weights, wanted
 from modelyard_runtime.sources.source import Bucket
 
 _PARALLEL = 4
@@ -109,7 +109,7 @@ def _listed(client: Any, source: Bucket) -> list[Object]:
         raise WeightsNotFound(f"{source} holds no files", "check spec.model.source: s3://bucket/folder names the folder with config.json")
     names = {str(PurePosixPath(key).relative_to(base)): key for key in list(found)[:_MOST_FILES] if PurePosixPath(key) != base}
     chosen = [name for name in sorted(wanted(names)) if ".." not in PurePosixPath(name).parts]
-    if "config.json" not in chosen or not any(name.endswith(".safetensors") for name in chosen):
+    if "config.json" not in chosen or not have_weights(chosen):
         raise UnsupportedModel(
             f"{source} has no config.json with *.safetensors beside it",
             "put a model in Transformers' layout there; pickled weights are not loaded",

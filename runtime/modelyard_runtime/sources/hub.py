@@ -11,7 +11,7 @@ from pathlib import Path
 from modelyard_runtime.errors import DownloadFailed, Unauthorized, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.sources import ranged, store
-from modelyard_runtime.sources.files import UNWANTED, WANTED, wanted
+from modelyard_runtime.sources.files import UNWANTED, WANTED, have_weights, wanted
 from modelyard_runtime.sources.source import Hub
 
 _PARALLEL = 4
@@ -53,7 +53,7 @@ def _cached(source: Hub, place: Path, marker: str) -> Path | None:
         )
     except LocalEntryNotFoundError:
         return None
-    complete = (folder / marker).is_file() and any(folder.glob("*.safetensors"))
+    complete = (folder / marker).is_file() and have_weights(path.name for path in folder.iterdir())
     return folder if complete else None
 
 
@@ -106,7 +106,7 @@ def _kept(files: Sequence[ranged.Wanted], parts: Path) -> int:
 def _check(source: Hub, names: Sequence[str], marker: str) -> None:
     if marker not in names:
         raise UnsupportedModel(f"{source.repository} has no {marker}", "choose a repository in Transformers' layout")
-    if not any(name.endswith(".safetensors") for name in names):
+    if not have_weights(names):
         raise UnsupportedModel(
             f"{source.repository} has no *.safetensors", "choose one that has; pickled weights can run code and are not loaded"
         )
