@@ -197,6 +197,17 @@ def test_tools_answers_find_their_calls() -> None:
     assert [turn["tool_call_id"] for turn in turns[1:]] == ["call_0_1", "call_0_0", "call_3"]
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_log_probabilities(chat: Running, client: Clients, raw: bool) -> None:
+    asked: dict[str, Any] = {"raw": raw, "options": FIXED, "logprobs": True, "top_logprobs": 2}
+    answer = client(chat.url).generate("tiny-chat", "Hello", **asked)
+    assert answer.logprobs is not None
+    assert "".join(entry.token for entry in answer.logprobs) == answer.response
+    assert all(entry.top_logprobs[0].logprob >= entry.logprob for entry in answer.logprobs if entry.top_logprobs)
+    lines = client(chat.url).generate("tiny-chat", "Hello", **asked, stream=True)
+    assert [entry.token for line in lines for entry in line.logprobs or []] == [entry.token for entry in answer.logprobs]
+
+
 def test_loading_ahead(chat: Running, client: Clients) -> None:
     answer = client(chat.url).generate("tiny-chat")
     assert (answer.response, answer.done, answer.done_reason) == ("", True, "load")
@@ -330,6 +341,8 @@ ROWS: list[tuple[str, Any, int, str]] = [
     ("chat", {**CHAT, "keep_alive": "soon"}, 400, "such as 5m"),
     ("chat", {**CHAT, "keep_alive": True}, 400, "such as 5m"),
     ("chat", {**CHAT, "keep_alive": {}}, 400, "such as 5m"),
+    ("chat", {**CHAT, "top_logprobs": 3}, 400, "only allowed with logprobs: true"),
+    ("chat", {**CHAT, "logprobs": True, "top_logprobs": 21}, 400, "at most 20"),
     ("chat", {**CHAT, "tools": "none"}, 400, "expected an array"),
     ("chat", {**CHAT, "options": 5}, 400, "expected an object"),
     ("chat", {**CHAT, "options": {"heat": 1}}, 400, "options.heat"),

@@ -16,11 +16,15 @@ from modelyard_runtime.models.answer import Content, Part, Reasoning, ToolCallAr
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one delta brought. ``tokens`` are the answer's so far; ``reason`` is set on the last piece."""
+    """What one delta brought. ``tokens`` are the answer's so far; ``reason`` is set on the last piece.
+
+    ``logprobs`` are entries as of OpenAI's chats, which Ollama's are too; None when they were not asked for.
+    """
 
     parts: list[Part]
     tokens: int
     reason: str | None = None
+    logprobs: list[dict[str, Any]] | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Said:
     content: str = ""
     thinking: str = ""
     calls: list[tuple[ToolCallStart, list[str]]] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, part: Part) -> None:
         """Adds a part."""
@@ -65,6 +70,11 @@ class Said:
                 self.calls.append((part, []))
             case ToolCallArguments(index, text):
                 self.calls[index][1].append(text)
+
+    def scored(self) -> dict[str, Any]:
+        """Returns the log probabilities that have not been given out."""
+        taken, self.logprobs = self.logprobs, []
+        return {"logprobs": taken} if taken else {}
 
     def tool_calls(self) -> list[dict[str, Any]]:
         """Returns the calls; arguments that are no JSON object, as an answer cut short has, are given as they are."""
@@ -110,8 +120,9 @@ class Answer:
                 self.clock.first = self.clock.first or time.monotonic_ns()
                 for part in piece.parts:
                     said.take(part)
+                said.logprobs += piece.logprobs or []
                 tokens, reason = piece.tokens, piece.reason or reason
-        return self._last(self.shape(said.content, said.thinking, said.tool_calls()), tokens, reason)
+        return self._last(self.shape(said.content, said.thinking, said.tool_calls()) | said.scored(), tokens, reason)
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Yields the answer as it comes; calls of tools come whole, before the last line."""
@@ -123,11 +134,12 @@ class Answer:
                 new = Said()
                 for part in piece.parts:
                     (new if isinstance(part, Content | Reasoning) else called).take(part)
+                called.logprobs += piece.logprobs or []
                 if new.content or new.thinking:
-                    yield line(self._more(self.shape(new.content, new.thinking, [])))
+                    yield line(self._more(self.shape(new.content, new.thinking, []) | called.scored()))
         if called.calls:
             yield line(self._more(self.shape("", "", called.tool_calls())))
-        yield line(self._last(self.shape("", "", []), tokens, reason))
+        yield line(self._last(self.shape("", "", []) | called.scored(), tokens, reason))
 
     def _more(self, said: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.model, "created_at": now(), **said, "done": False}

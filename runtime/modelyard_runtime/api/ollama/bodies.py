@@ -121,10 +121,21 @@ class AnswerBody(ModelBody):
     stream: bool | None = None
     format: Format = None
     think: Think = None
-    logprobs: Annotated[Any, unsupported(False)] = None
-    top_logprobs: Annotated[Any, unsupported(0)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     truncate: Ignored = None
     shift: Ignored = None
+
+    @model_validator(mode="after")
+    def _logprobs_are_on(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise invalid("only allowed with logprobs: true", "top_logprobs")
+        return self
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many best tokens to show beside each token of the answer; None shows no log probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def streams(self) -> bool:

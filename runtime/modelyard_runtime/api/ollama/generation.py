@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from modelyard_runtime.api.access import generation
 from modelyard_runtime.api.chat_body import ChatBody as OpenAIChat
 from modelyard_runtime.api.conversation import Step, converse
+from modelyard_runtime.api.logprobs import Spelling, chat_entries
 from modelyard_runtime.api.ollama import translation
 from modelyard_runtime.api.ollama.answers import Answer, Clock, Piece, Shape, message, response
 from modelyard_runtime.api.ollama.bodies import AnswerBody, ChatBody, GenerateBody
@@ -23,7 +24,7 @@ from modelyard_runtime.api.ollama.names import find, plain
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.api.usage import prefetch
-from modelyard_runtime.models.answer import Content
+from modelyard_runtime.models.answer import Content, Part
 from modelyard_runtime.serving.model import ServedModel
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ async def _converse(request: Request, model: ServedModel, body: AnswerBody, aske
     service = await generation(request, plain(request, body.model), "chat")
     clock.loaded = time.monotonic_ns()
     conversation = await converse(service, request.state.request_id, asked)
-    pieces = _of_steps(conversation.steps)
+    pieces = _of_steps(conversation.steps, service.model.token_bytes if body.logprobs else None)
     return await _answer(request, model, body, Answer(body.model, conversation.prompt_tokens, pieces, clock, shape))
 
 
@@ -70,8 +71,9 @@ async def _complete(request: Request, model: ServedModel, body: GenerateBody) ->
     prompt = await service.encode(body.prompt or "")
     defaults = service.manner.defaults
     room = service.bounds.room(prompt, asked.max_tokens, prompt_param="prompt", wanted_param="num_predict", default=defaults.max_tokens)
-    requests = service.choices(request.state.request_id, prompt, asked.sampling(room, defaults), 1)
-    pieces = _of_deltas(service.generate_each(requests, asked.stop or []))
+    sampling = replace(asked.sampling(room, defaults), logprobs=body.wanted_logprobs)
+    requests = service.choices(request.state.request_id, prompt, sampling)
+    pieces = _of_deltas(service.generate_each(requests, asked.stop or []), service.model.token_bytes if body.logprobs else None)
     return await _answer(request, model, body, Answer(body.model, len(prompt), pieces, clock, response))
 
 
@@ -94,13 +96,18 @@ async def _nothing(request: Request, model: ServedModel, body: AnswerBody, shape
     return json_response(said)
 
 
-async def _of_steps(steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Piece, None]:
+async def _of_steps(steps: AsyncGenerator[Step, None], spelling: Spelling | None) -> AsyncGenerator[Piece, None]:
     async with aclosing(steps):
         async for step in steps:
-            yield Piece(step.parts, step.delta.completion_tokens, step.delta.finish_reason)
+            yield _piece(step.parts, step.delta, spelling)
 
 
-async def _of_deltas(deltas: AsyncGenerator[tuple[int, TextDelta], None]) -> AsyncGenerator[Piece, None]:
+async def _of_deltas(deltas: AsyncGenerator[tuple[int, TextDelta], None], spelling: Spelling | None) -> AsyncGenerator[Piece, None]:
     async with aclosing(deltas):
         async for _, delta in deltas:
-            yield Piece([Content(delta.text)], delta.completion_tokens, delta.finish_reason)
+            yield _piece([Content(delta.text)], delta, spelling)
+
+
+def _piece(parts: list[Part], delta: TextDelta, spelling: Spelling | None) -> Piece:
+    scores = None if spelling is None else chat_entries(delta.tokens, spelling)
+    return Piece(parts, delta.completion_tokens, delta.finish_reason, scores)

@@ -78,7 +78,12 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, An
 
 def _chat(body: bodies.AnswerBody, own: dict[str, Any]) -> OpenAIChat:
     options = body.options.sampling() if body.options else {}
-    return valid_body(OpenAIChat, {"model": body.model, **own, **options, **_format(body.format), **_think(body.think)})
+    more = _format(body.format) | _think(body.think) | _logprobs(body)
+    return valid_body(OpenAIChat, {"model": body.model, **own, **options, **more})
+
+
+def _logprobs(body: bodies.AnswerBody) -> dict[str, Any]:
+    return {"logprobs": True, "top_logprobs": body.wanted_logprobs} if body.logprobs else {}
 
 
 def _format(form: bodies.Format) -> dict[str, Any]:
