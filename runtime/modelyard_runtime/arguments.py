@@ -29,6 +29,8 @@ then:
 
 Each flag may be given in the environment: --max-queue is MODELYARD_MAX_QUEUE. A flag wins."""
 
+_NAME = "modelyard-runtime"
+
 S = TypeVar("S", ServeSettings, PullSettings)
 
 
@@ -42,11 +44,23 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str]) -> ServeSettings | PullSettings:
     """Parses the command line and the environment. Raises ArgumentsInvalid, naming the flag."""
     parser = _parser()
-    namespace = vars(parser.parse_args(argv))
+    parsed, rest = parser.parse_known_args(_spelled_out(argv))
+    namespace = vars(parsed)
     command = namespace.pop("command")
+    # Models may stand anywhere among the flags, which argparse does not do for subcommands.
+    if unknown := [word for word in rest if word.startswith("-") or command != "serve"]:
+        raise ArgumentsInvalid(f"unrecognized arguments: {' '.join(unknown)[:200]}")
+    namespace["positional"] = [*namespace.get("positional", ()), *rest]
     if positional := namespace.pop("positional", None):
         namespace["model"] = [*positional, *namespace.get("model", ())]
     return _settings(ServeSettings, namespace) if command == "serve" else _settings(PullSettings, namespace)
+
+
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """Returns the words with ``=true`` after flags that need no value, so that none takes the model that follows for its value."""
+    switches = {_flag(field) for field, info in ServeSettings.model_fields.items() if isinstance(info.default, bool)}
+    pairs = zip(argv, [*argv[1:], ""], strict=False)
+    return [f"{word}=true" if word in switches and after not in {"true", "false"} else word for word, after in pairs]
 
 
 def _settings(cls: type[S], values: dict[str, Any]) -> S:
@@ -67,16 +81,22 @@ def _problems(cls: type[BaseModel], error: ValidationError, given: dict[str, Any
             yield f"{where}: {problem['msg'].removeprefix('Value error, ')}, not {str(problem['input'])[:100]!r}"
 
 
+def _program() -> str:
+    """Returns what the user called: `modelyard serve` hands over to this program, and says so."""
+    return os.environ.get(f"{ENV_PREFIX}PROGRAM") or _NAME
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="modelyard-runtime",
+        prog=_program(),
         description=_DESCRIPTION,
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.replace(_NAME, _program()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     serve = _command(commands, "serve", "serve models over HTTP", ServeSettings, SERVE_GROUPS)
+    serve.usage = f"{_program()} serve [FLAG …] [MODEL …]"
     serve.add_argument("positional", nargs="*", metavar="MODEL", help="A source, or name=source; the same as --model.")
     pull = _command(commands, "pull", "fetch and convert weights into the cache, without serving them", PullSettings, PULL_GROUPS)
     pull.add_argument("source", metavar="SOURCE", help=PullSettings.model_fields["source"].description)
@@ -90,7 +110,7 @@ def _command(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.replace(_NAME, _program()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

@@ -287,7 +287,10 @@ class NetworkSettings(BaseModel):
         default=False,
         description="Lets clients of the Ollama API on the public port pull, delete and unload models, and say how long they are kept.",
     )
-    metrics_port: Port = Field(default=METRICS_PORT, description="Private port: /metrics, /progress. 0 takes a free one.")
+    metrics_port: Port = Field(default=METRICS_PORT, description="Private port: /metrics, /progress, /admin. 0 takes a free one.")
+    stall_timeout: Timeout = Field(
+        default=timedelta(seconds=60), description="Longest time that a client may take nothing of its answer; then it is cut off."
+    )
 
 
 class ObservabilitySettings(BaseModel):

@@ -1,6 +1,9 @@
 """Commands that need no model."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -82,3 +85,17 @@ def test_validate_lists_what_is_valid(cli):
         "spec": {"model": {"source": "builtin://tiny-chat"}},
     }))  # fmt: skip
     assert cli.run("validate", str(path)).stdout == "m.yaml: inferencemodel team/m is valid\n"
+
+
+def test_serve_is_the_model_server_s_own_command():
+    """It takes the process's place: help, errors and exit codes are the model server's; PyTorch is not imported for them."""
+    command = [sys.executable, "-m", "modelyard.cli.main", "serve"]
+    told = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, env=told)
+    assert shown.stdout.startswith("usage: modelyard serve")
+    assert "modelyard serve --catalogue models.yaml" in shown.stdout
+    assert "modelyard_runtime.arguments" in shown.stderr
+    assert "torch" not in shown.stderr
+    refused = subprocess.run([*command, "builtin://tiny-chat", "--colour=red"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--colour" in refused.stderr

@@ -1,6 +1,9 @@
 """Bounds under load, with real requests: queue full, waits too long, requests too long, clients that leave."""
 
 import asyncio
+import json
+import select
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,3 +173,25 @@ async def test_a_closed_limiter_refuses_new_requests_and_drains_the_others():
     leave.set()
     await drained
     assert all(task.done() for task in tasks)
+
+
+def test_a_client_that_reads_nothing_is_left(start):
+    """Its answer is larger than what the system's buffers take, so that it waits for the client."""
+    server = start("builtin://tiny-embed", stall_timeout="300ms")
+    body = json.dumps({"model": "tiny-embed", "input": ["Hello"] * 2048, "encoding_format": "float"}).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        for _ in range(12):  # pipelined, so that what is unread grows past every buffer
+            client.sendall(head.encode() + body)
+        end = threading.Event()
+
+        def watch() -> None:
+            poll = select.poll()
+            poll.register(client, select.POLLHUP | select.POLLERR)
+            poll.poll(30_000)
+            end.set()
+
+        threading.Thread(target=watch, daemon=True).start()
+        assert end.wait(40)

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from modelyard.cli import ask, chat, down, get, logs, up, validate, version
+from modelyard.cli import ask, chat, down, get, logs, serve, up, validate, version
 from modelyard.local.errors import LocalFailed
 
 _HELP = """Serve language models on this machine, from the same manifests that a cluster takes.
@@ -18,6 +18,8 @@ Then, in another terminal:
   modelyard get             see what runs, and why something does not
   modelyard logs assistant  read what the model's processes say
   modelyard down            stop it all, finishing running requests
+Or serve models with one process and no manifest:
+  modelyard serve builtin://smollm2-135m-instruct builtin://all-minilm-l6-v2
 
 Every OpenAI client works too: its base URL is printed by `modelyard up`.
 """
@@ -31,6 +33,7 @@ app = typer.Typer(
 )
 for module in (up, chat, ask, get, logs, down, validate, version):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
+app.command(name="serve", context_settings=serve.SETTINGS)(serve.command)
 
 
 def main() -> NoReturn:

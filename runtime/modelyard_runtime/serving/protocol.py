@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from typing import Any
 
 from modelyard.api.names import REQUEST_ID_HEADER
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from modelyard_runtime.logs import new_request_id
+
+logger = logging.getLogger(__name__)
 
 _MAX_HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 30.0
@@ -17,12 +21,20 @@ _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header 
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Ends connections whose request line and headers are too long, take too long, or are no HTTP."""
+    """Ends connections whose request line and headers are too long, take too long, or are no HTTP, and those that nobody reads from.
+
+    ``stall_timeout`` are the seconds for which a client may take nothing of an answer that waits for it.
+    """
 
     _head_bytes = 0
     _in_head = True
     _refused = False
     _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, stall_timeout: float, **options: Any):
+        super().__init__(*args, **options)
+        self._stall_timeout = stall_timeout
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected: its first request's head is due."""
@@ -32,7 +44,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended."""
         self._stop_timer()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the answer comes."""
+        super().pause_writing()
+        self._watch(None)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stop_watching()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -59,6 +82,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
         self._refuse(400, f"{msg} Send HTTP/1.1.")
+
+    def _watch(self, before: int | None) -> None:
+        """Looks again and again how much waits for the client, and ends the connection once it has taken nothing in between."""
+        waiting = self.transport.get_write_buffer_size()
+        if before is not None and waiting >= before:
+            logger.info("a client that read nothing was left", extra={"seconds": self._stall_timeout, "bytes": waiting})
+            self.transport.abort()
+        else:
+            self._stall_timer = self.loop.call_later(self._stall_timeout, self._watch, waiting)
+
+    def _stop_watching(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _expect_head(self) -> None:
         self._in_head = True

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -37,11 +38,11 @@ _FLUSH_SECONDS = 5
 class Server(uvicorn.Server):
     """A uvicorn server on a socket that is open already; signals are the process's, not its own."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket):
+    def __init__(self, app: ASGIApp, listener: socket.socket, stall_timeout: float):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=partial(BoundedProtocol, stall_timeout=stall_timeout),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -124,8 +125,9 @@ async def serve(
     ``on_listening`` gets the two ports. Raises ArgumentsInvalid when one is taken.
     """
     runtime = Runtime(settings)
-    public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"))
-    private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"))
+    stall = settings.stall_timeout.total_seconds()
+    public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"), stall)
+    private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"), stall)
     serving = [asyncio.create_task(server.run_until_told()) for server in (public, private)]
     names = [model.name for model in runtime.registry.models]
     logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "models": names})

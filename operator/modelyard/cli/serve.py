@@ -1,0 +1,36 @@
+"""`modelyard serve`."""
+
+import importlib.util
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from modelyard.local.errors import LocalFailed
+
+SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_MODULE = "modelyard_runtime"
+
+
+def command(context: typer.Context) -> None:
+    """Serve models on this machine with one process, without manifests: MODEL is a source, or name=source.
+
+    All flags are the model server's own; `modelyard serve --help` lists them.
+
+    \b
+    Examples:
+      modelyard serve builtin://smollm2-135m-instruct
+      modelyard serve assistant=hf://Qwen/Qwen3-0.6B builtin://all-minilm-l6-v2 --port 8000
+      modelyard serve --catalogue models.yaml --memory-budget 24Gi --idle-unload 30m
+    """
+    _become(["serve", *("--help" if word == "-h" else word for word in context.args)])
+
+
+def _become(arguments: list[str]) -> NoReturn:
+    """Lets the model server take this process's place, so that signals and its exit code are its own."""
+    if importlib.util.find_spec(_MODULE) is None:
+        raise LocalFailed("the model server is not installed here", "Install it: pip install 'modelyard[runtime,local]'")
+    sys.stdout.flush()
+    environment = os.environ | {"MODELYARD_PROGRAM": "modelyard"}
+    os.execve(sys.executable, [sys.executable, "-m", f"{_MODULE}.main", *arguments], environment)  # noqa: S606 - our own module
