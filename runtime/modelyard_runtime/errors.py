@@ -43,7 +43,7 @@ class ArgumentsInvalid(RuntimeFailed):
     """A flag, environment variable or combination of them is wrong."""
 
     reason = Reason.ENGINE_ARGUMENTS_INVALID
-    default_remedy = "correct the flag, in a manifest engine.args; modelyard-runtime serve --help lists them all"
+    default_remedy = "correct the flag, in a manifest spec.engine.args; modelyard-runtime serve --help lists them all"
 
 
 class WeightsNotFound(RuntimeFailed):
@@ -64,7 +64,7 @@ class Unauthorized(RuntimeFailed):
     """The source wants a token, or refuses the one given."""
 
     reason = Reason.UNAUTHORIZED
-    default_remedy = "set model.credentialsSecret to a Secret whose key `token` may read the model"
+    default_remedy = "set spec.model.credentialsSecret to a Secret whose key `token` may read the model"
 
 
 class DownloadFailed(RuntimeFailed):
@@ -78,14 +78,16 @@ class OutOfMemory(RuntimeFailed):
     """The weights or the KV cache do not fit."""
 
     reason = Reason.OUT_OF_MEMORY
-    default_remedy = "raise resources.memory (or resources.gpu), or lower engine.maxModelLength or engine.maxConcurrentSequences"
+    default_remedy = (
+        "raise spec.resources.memory (or spec.resources.gpu), or lower spec.engine.maxModelLength or spec.engine.maxConcurrentSequences"
+    )
 
 
 class WarmupFailed(RuntimeFailed):
     """The model was loaded, and its first forward pass failed."""
 
     reason = Reason.WARMUP_FAILED
-    default_remedy = "check that the weights are complete and that engine.dtype suits the device"
+    default_remedy = "check that the weights are complete and that spec.engine.dtype suits the device"
 
 
 class Crashed(RuntimeFailed):

@@ -28,17 +28,19 @@ def _find(path: Path, marker: str) -> Path:
     if path.is_file() and path.suffix == ".gguf":
         return path
     if not path.exists():
-        raise WeightsNotFound(f"{path} does not exist", "check model.source; in a pod the path is one of the image or of a mounted volume")
+        raise WeightsNotFound(
+            f"{path} does not exist", "check spec.model.source; in a pod the path is one of the image or of a mounted volume"
+        )
     if not path.is_dir():
         raise WeightsNotFound(
-            f"{path} is neither a folder nor a .gguf file", "point model.source at a folder with config.json, or at a .gguf file"
+            f"{path} is neither a folder nor a .gguf file", "point spec.model.source at a folder with config.json, or at a .gguf file"
         )
     if (path / marker).is_file():
         return path
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
-    remedy = "name the file" if files else f"point model.source at the folder that holds {marker} and *.safetensors"
+    remedy = "name the file" if files else f"point spec.model.source at the folder that holds {marker} and *.safetensors"
     raise WeightsNotFound(f"{path} holds no {marker} and {len(files)} .gguf files", remedy)
 
 
