@@ -7,6 +7,7 @@ A field ``max_queue`` is the flag ``--max-queue`` and the variable ``MODELYARD_M
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -213,7 +214,22 @@ class RequestSettings(BaseModel):
     )
 
 
-MediaHost = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?$", max_length=300)]
+_HOST = re.compile(r"(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?")
+
+
+def _media_host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError("expected a host's name in small letters, *.domain or *, with :port or without")
+    return value
+
+
+def _collector(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s@/]+(/\S*)?", value):
+        raise ValueError("expected a URL without credentials, such as http://collector:4318")
+    return value
+
+
+MediaHost = Annotated[str, Field(max_length=300), AfterValidator(_media_host)]
 
 
 class MediaSettings(BaseModel):
@@ -299,7 +315,7 @@ class ObservabilitySettings(BaseModel):
     vllm_metric_names: bool = Field(
         default=False, description="Shows metrics under vLLM's own names too (vllm:…), for gateways and dashboards that look for those."
     )
-    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$", max_length=2048)] | None = Field(
+    otlp_endpoint: Annotated[str, Field(max_length=2048), AfterValidator(_collector)] | None = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
         description="OpenTelemetry collector that gets a span of each request, by OTLP over HTTP, such as http://collector:4318. "
         "OTEL_EXPORTER_OTLP_ENDPOINT when left out; no spans without either.",
