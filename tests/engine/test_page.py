@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "engine.md").read_text()
 
 
 def test_flags_and_modules_exist() -> None:
-    flags = set(re.findall(r"--([a-z-]+)", PAGE))
+    flags = set(re.findall(r"--([a-z][a-z-]+)", PAGE))
     assert flags
     assert {flag.replace("-", "_") for flag in flags} <= set(ServeSettings.model_fields)
     modules = set(re.findall(r"\b([a-z_]+\.py)\b", PAGE)) - {"ttft.py"}

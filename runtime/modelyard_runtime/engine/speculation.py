@@ -12,7 +12,7 @@ from collections.abc import Sequence as Items
 _GRAM = 3
 #: A step costs about as much as so many rows in it, whatever their number (measured on CPU: SmolLM2, 1 to 32 rows).
 _ROWS_PER_STEP = 16
-#: How much one guess moves the estimate of how likely the next one is right.
+#: How much one guess moves the estimate of how likely the next one is right, at least: the first ones move it more.
 _LEARNING = 0.1
 
 
@@ -23,6 +23,7 @@ class Speculator:
         self._ends: dict[tuple[int, ...], int] = {}
         self._read = _GRAM
         self._likely = 0.0
+        self._seen = 0
         self._unused: tuple[int, int] | None = None
 
     def draft(self, tokens: Items[int], count: int, rows: int) -> tuple[int, ...]:
@@ -45,7 +46,8 @@ class Speculator:
     def learn(self, drafted: int, accepted: int) -> None:
         """Takes down how a guess went: of the tokens behind the first wrong one nothing is known."""
         for right in [True] * accepted + [False] * (accepted < drafted):
-            self._likely += (right - self._likely) * _LEARNING
+            self._seen += 1
+            self._likely += (right - self._likely) * max(_LEARNING, 1 / (self._seen + 1))
 
     def _settle(self, tokens: Items[int]) -> None:
         if self._unused is not None:

@@ -1,0 +1,47 @@
+"""The engine's flags, as a client and Prometheus see them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.main import parse
+
+QUESTION = "Tell me of the sea, of the sea and of the sea, and once more of the sea. " * 3
+
+
+def ask(server, text=QUESTION, **more):
+    body = {"model": "tiny-chat", "messages": [{"role": "user", "content": text}], "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body | more, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def text(answer):
+    return answer["choices"][0]["message"]["content"]
+
+
+def test_answers_are_the_same_whatever_saves_work(chat, start):
+    server = start(kv_cache_tokens=512, max_model_length=256, speculative_tokens=4)
+    questions = [QUESTION[: 60 + 7 * i] for i in range(12)]
+    plain = [text(ask(chat, question)) for question in questions]
+    with ThreadPoolExecutor(12) as pool:
+        tight = [text(answer) for answer in pool.map(lambda question: ask(server, question), questions)]
+    assert tight == plain
+    assert server.metric("prefix_cache_hits_total") > 0
+    assert server.metric("prefix_cache_queries_total") > server.metric("prefix_cache_hits_total")
+    assert server.metric("kv_cache_usage_perc") == 0
+
+
+def test_what_was_found_in_the_cache_is_part_of_the_usage_unless_caching_is_off(start):
+    for server, found in ((start(), True), (start(prefix_caching=False), False)):
+        ask(server)
+        usage = ask(server)["usage"]
+        assert (usage["prompt_tokens_details"]["cached_tokens"] > 16) is found
+        assert usage["prompt_tokens"] > usage["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.mark.parametrize("flag", ["--kv-cache-tokens=1", "--speculative-tokens=99", "--engine-step-timeout=0s", "--prefix-caching=perhaps"])
+def test_bad_values_are_named(flag):
+    with pytest.raises(ArgumentsInvalid, match=flag.split("=", 1)[0]):
+        parse(["serve", "builtin://tiny-chat", flag])
