@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-operator bench-transcription clean
+.PHONY: help venv quickstart check test equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +137,10 @@ bench-embeddings: .venv/dev.stamp ## Embeddings: texts per second, beside senten
 
 bench-transcription: .venv/dev.stamp ## Speech to text: word error and added time, beside bare faster-whisper
 	$(BIN)/python benchmarks/transcription.py
+
+bench-engine: .venv/dev.stamp ## Engine: time to first token beside a prompt of 2,000 tokens; what guessing gains
+	$(BIN)/python benchmarks/ttft.py
+	$(BIN)/python benchmarks/speculation.py
 
 bench-operator: .venv/dev.stamp ## Operator: 1,000 models on a control plane
 	$(BIN)/python benchmarks/operator_scale.py
