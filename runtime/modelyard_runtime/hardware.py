@@ -47,15 +47,25 @@ def is_intel() -> bool:
     return _processor("vendor_id") == "GenuineIntel"
 
 
-def share_cores() -> None:
-    """Makes PyTorch's threads sleep soon when they wait for each other. Call it before PyTorch is imported; what the user set stays.
+def set_waiting(cores: str) -> None:
+    """Chooses how PyTorch's threads wait for each other: on ``own`` cores awake, on ``shared`` ones asleep soon; ``auto`` finds out.
 
-    By default they spin for milliseconds, which is harmless on cores of one's own and ruinous on shared ones: a thread that waits for
-    another keeps that other from running. Measured with SmolLM2 decoding one row: on quiet cores 46 ms a step by default, 48 to 51 with
-    10,000 spins, 59 with 2,000; beside other work on both cores 1,095 to 3,253, 176 to 283, and 81 to 260 ms.
+    Call it before PyTorch is imported; what the user set stays. By default they spin for milliseconds, which is harmless on cores of one's
+    own and ruinous on shared ones: a thread that waits for another keeps that other from running. Measured with SmolLM2 decoding one row:
+    on quiet cores 46 ms a step by default, 48 to 51 with 10,000 spins, 59 with 2,000; beside other work on both cores 1,095 to 3,253, 176
+    to 283, and 81 to 260 ms.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
+    own = has_own_cores() if cores == "auto" else cores == "own"
+    if not own and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+
+
+def has_own_cores() -> bool:
+    """Whether this process seems to have cores for itself: it is bound to some of the machine's, as by Kubernetes' static policy."""
+    if not hasattr(os, "sched_getaffinity"):
+        return False
+    bound = len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+    return bound and _text("cpu.max").split()[:1] in ([], ["max"])
 
 
 def has_matrix_units() -> bool:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from modelyard_runtime.arguments import parse
 from modelyard_runtime.errors import RuntimeFailed
-from modelyard_runtime.hardware import share_cores
+from modelyard_runtime.hardware import set_waiting
 from modelyard_runtime.settings import PullSettings, ServeSettings
 
 #: The name of a thread that `engine.engine` starts.
@@ -44,12 +44,12 @@ def _exit(code: int) -> NoReturn:
 
 
 def _run(settings: ServeSettings | PullSettings) -> None:
-    share_cores()
     if isinstance(settings, PullSettings):
         from modelyard_runtime.sources.pull import pull  # noqa: PLC0415
 
         pull(settings)
     else:
+        set_waiting(settings.cores)
         from modelyard_runtime.serving.server import run  # noqa: PLC0415
 
         run(settings)

@@ -82,6 +82,11 @@ class ComputeSettings(BaseModel):
         description="Weights of a generating model in fewer bits: int8 (processor, CUDA), int4 or fp8 (CUDA). Answers change a little.",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps.")
+    cores: Literal["auto", "shared", "own"] = Field(
+        default="auto",
+        description="Whether other processes compute on these cores. On its own ones threads wait awake, a tenth faster; on shared ones "
+        "that would slow both down many times. auto takes own where the process is bound to some of the machine's cores without a quota.",
+    )
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )
@@ -170,6 +175,7 @@ class LifeSettings(BaseModel):
         default=(), description="Capabilities to leave cold (repeatable). A model whose capabilities are all left out is ready once loaded."
     )
     warmup_steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="How often each path is run.")
+    warmup_batch: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Sequences that warm-up generates together.")
     warmup_memory_budget: Size | None = Field(
         default=None, description="Memory that warm-up may add, as 512Mi or 10%; further steps are left out when it is reached."
     )

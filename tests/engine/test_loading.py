@@ -1,7 +1,10 @@
 """Loading a folder: what is missing or wrong is named, and what is loaded is exact."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,24 @@ def test_dtypes_and_devices_that_are_not_there_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ArgumentsInvalid, match="no CUDA device"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("cores", "environment", "spins"),
+    [
+        ("shared", {}, "10000"),
+        ("own", {}, None),
+        ("shared", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("shared", {"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_wait_as_the_cores_allow(cores: str, environment: dict[str, str], spins: str | None) -> None:
+    program = (
+        f"import os; from modelyard_runtime.hardware import set_waiting; set_waiting({cores!r}); print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    done = subprocess.run([sys.executable, "-c", program, cores], env=kept | environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(spins)
 
 
 def test_the_machine_has_cores_and_memory() -> None:
