@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription clean
+.PHONY: help venv quickstart check test conformance equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weigh
 
 soak: .venv/dev.stamp ## 20,000 requests to the engine that come, go and break off: nothing may be left of them
 	MODELYARD_SOAK_REQUESTS=20000 $(BIN)/pytest -n 0 --timeout 3600 tests/engine/test_soak.py $(PYTEST_ARGS)
+
+conformance: .venv/dev.stamp ## Other people's clients and tools against a server of tiny models (CASES=10000 requests made up)
+	$(BIN)/python conformance/run.py --cases $(or $(CASES),10000)
 
 crds: .venv/dev.stamp ## Generate the custom resource definitions, the chart's copy and the field reference
 	$(BIN)/python -m modelyard.api.crd crds docs/reference
