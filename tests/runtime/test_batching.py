@@ -5,8 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from modelyard.api.errors import InternalError, Unavailable
+from modelyard.api.errors import InternalError, TooManyRequests, Unavailable
 from modelyard_runtime.serving.batching import Batcher, Budget, Waiting, bucket
+from modelyard_runtime.serving.limiter import Limiter, Limiters
 
 
 def rows(batch) -> np.ndarray:
@@ -158,3 +159,19 @@ async def test_stopping_ends_those_who_wait():
     go.set()
     await stopping
     assert len(await working) == 1
+
+
+async def test_capabilities_of_a_model_do_not_take_each_others_places():
+    limiters = Limiters({name: Limiter(concurrency=1, max_queue=0, queue_timeout=1) for name in ("embeddings", "rerank")})
+    async with limiters["embeddings"].slot():
+        with pytest.raises(TooManyRequests):
+            limiters["embeddings"].check()
+        limiters["rerank"].check()
+        assert (limiters.working, limiters.waiting) == (1, 0)
+        limiters.close()
+        drained = asyncio.create_task(limiters.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+    await drained
+    with pytest.raises(Unavailable):
+        limiters["rerank"].check()

@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 Batch = Sequence[Encoded]
 #: Lengths of the texts that packing is tried on.
 _TRIED = (3, 7, 7, 5)
+#: Packs are made up to multiples of so many tokens. Were each of a size of its own, the allocator would find no room of the right size
+#: and take more and more: measured with MiniLM, 58 MB between the 50th and the 250th batch, and 5 MB like this.
+_GRAIN = 64
+#: Below so many tokens the multiples are finer: they would cost a short text dearly.
+_SMALL, _SMALL_GRAIN = 256, 16
 _TRIAL_ERRORS = (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError, NotImplementedError)
 
 
@@ -121,15 +126,18 @@ class Encoder:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def _packed(self, batch: Batch, offset: int, packing: Packing) -> Tensor:
-        ids = torch.tensor([token for text in batch for token in text.ids], device=self.device)[None]
-        places = torch.cat([torch.arange(offset, offset + len(text)) for text in batch]).to(self.device)[None]
-        inputs = {"input_ids": ids, "position_ids": places}
+        tokens = [token for text in batch for token in text.ids]
+        filler = -len(tokens) % (_GRAIN if len(tokens) > _SMALL else _SMALL_GRAIN)
+        if filler:
+            packing.groups.append((1, filler))
+        places = [torch.arange(offset, offset + len(text)) for text in batch] + [torch.full((filler,), offset)]
+        inputs = {"input_ids": torch.tensor(tokens + [self.pad] * filler)[None], "position_ids": torch.cat(places)[None]}
         if self._typed:
             types = [kind for text in batch for kind in (text.types or [0] * len(text))]
-            inputs["token_type_ids"] = torch.tensor(types, device=self.device)[None]
+            inputs["token_type_ids"] = torch.tensor(types + [0] * filler)[None]
         with packed(packing):
-            states: Tensor = self.base(**inputs).last_hidden_state
-        return states[0].float()
+            states: Tensor = self.base(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).last_hidden_state
+        return states[0, : len(tokens)].float()
 
     def _try_packing(self, longest: int) -> int | None:
         """Returns where the model's positions begin when it reads texts packed; None when it does not read them so."""
