@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test conformance equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription clean
+.PHONY: help venv quickstart check test conformance equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription bench-json-schema clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,6 +144,9 @@ bench-transcription: .venv/dev.stamp ## Speech to text: word error and added tim
 bench-engine: .venv/dev.stamp ## Engine: time to first token beside a prompt of 2,000 tokens; what guessing gains
 	$(BIN)/python benchmarks/ttft.py
 	$(BIN)/python benchmarks/speculation.py
+
+bench-json-schema: .venv/dev.stamp ## Structured output: valid answers to 200 schemas, and what a mask costs
+	$(BIN)/python benchmarks/json_schema.py
 
 bench-operator: .venv/dev.stamp ## Operator: 1,000 models on a control plane
 	$(BIN)/python benchmarks/operator_scale.py

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from modelyard_runtime.structured.keywords import ANNOTATIONS, SCHEMA, SCHEMA_LIST, SCHEMA_MAP, VALUES
+from modelyard_runtime.structured.keywords import ANNOTATIONS, EXACT_FORMATS, SCHEMA, SCHEMA_LIST, SCHEMA_MAP, VALUES
 
 MAX_BYTES = 256 << 10
 #: Schemas inside of schemas; a value of `enum` or `const` counts its own levels too.
@@ -73,7 +73,7 @@ def _object(walk: _Walk, schema: dict[str, Any], path: str, depth: int) -> dict[
     for keyword, value in schema.items():
         if keyword not in ANNOTATIONS and not keyword.startswith("x-"):
             result |= _keyword(walk, keyword, value, f"{path}.{keyword}", depth)
-    return _one_of(walk, _min_properties(walk, result, path))
+    return _one_of(walk, _min_properties(walk, _exact_format(result), path))
 
 
 def _keyword(walk: _Walk, keyword: str, value: Any, path: str, depth: int) -> dict[str, Any]:
@@ -136,6 +136,17 @@ def resolved(root: dict[str, Any], reference: str) -> Any:
         else:
             return None
     return node
+
+
+def _exact_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """Turns a format into a pattern where that is more exact."""
+    exact = EXACT_FORMATS.get(schema.get("format", ""))
+    if exact is None:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "format"}
+    if "pattern" not in rest:
+        return {**rest, "pattern": exact}
+    return {**rest, "allOf": [*rest.get("allOf", ()), {"type": "string", "pattern": exact}]}
 
 
 def _min_properties(walk: _Walk, schema: dict[str, Any], path: str) -> dict[str, Any]:
