@@ -166,7 +166,7 @@ async def stats(request: Request) -> Response:
     loads = {model.name: asdict(model.service.load()) for model in runtime.registry.models if model.service is not None}
     by_state: dict[str, int] = {}
     for job in await runtime.pulls.all():
-        by_state[job.state] = by_state.get(job.state, 0) + 1
+        by_state[str(job.state)] = by_state.get(str(job.state), 0) + 1
     held = {"resident": usage.rss, "models": runtime.registry.used, "budget": runtime.registry.budget}
     return json_response({"uptime": round(time.time() - _STARTED, 3), "memory": held, "models": loads, "pulls": by_state})
 

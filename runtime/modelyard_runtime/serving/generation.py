@@ -259,13 +259,14 @@ class GenerationService:
                 watch.ended()
 
     async def warm_up(self) -> None:
-        """Runs the engine's paths, and one short text through tokenizer and detokeniser."""
+        """Runs the engine's paths, and short texts through tokenizer and detokeniser, as many at once as the settings say."""
         await self.model.engine.warm_up()
         if self._sight is not None:
             await self._sight.warm_up()
         prompt = await self.model.reader.text("warm-up")
-        request = GenerationRequest("warm-up", prompt, SamplingParams(temperature=0.0, max_tokens=2))
-        async with aclosing(self.model.generate(request)) as deltas:
+        params = SamplingParams(temperature=0.0, max_tokens=2)
+        requests = [GenerationRequest(f"warm-up-{index}", prompt, params) for index in range(self._settings.warmup_batch)]
+        async with aclosing(merge([self.model.generate(request) for request in requests])) as deltas:
             async for _ in deltas:
                 pass
 
