@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from modelyard_runtime.engine.base import SamplingParams
-from modelyard_runtime.engine.sampler import RowState, distribution, draw, sample
+from modelyard_runtime.engine.sampler import RowState, distribution, draw, highest, sample
 
 params = st.builds(
     SamplingParams,
@@ -49,6 +49,20 @@ def test_rows_follow_their_own_parameters(rows: list[SamplingParams], seed: int)
         assert float((got[row] - wanted).abs().sum()) <= max(
             1e-4, 2.5 * float(wanted[wanted > 0].min()) if (got[row] > 0).sum() != (wanted > 0).sum() else 1e-4
         )
+
+
+@pytest.mark.parametrize("vocabulary", [7, 128, 640, 1000])
+def test_the_highest_score_is_found_with_its_first_token(vocabulary: int) -> None:
+    scores = torch.randint(0, 40, (9, vocabulary), generator=torch.Generator().manual_seed(1)).float()
+    scores[1] = -torch.inf
+    scores[1, vocabulary // 2] = -3
+    scores[2, vocabulary - 1] = torch.inf
+    scores[3, vocabulary // 3] = torch.nan
+    best, tokens = highest(scores)
+    assert best[3].isnan()
+    for row in (0, 1, 2, 4, 5, 6, 7, 8):
+        values = scores[row].tolist()
+        assert (float(best[row]), int(tokens[row])) == (max(values), values.index(max(values)))
 
 
 def test_a_nucleus_wider_than_the_first_look_is_found() -> None:

@@ -2,6 +2,8 @@
 
 import logging
 
+import torch
+
 from modelyard_runtime.engine.base import EngineFailed, FinishReason, GenerationRequest, RequestFailed, SamplingParams, TokenEvent
 from modelyard_runtime.engine.blocks import SlotTable
 from modelyard_runtime.engine.cache import KVCache
@@ -73,7 +75,7 @@ class Core:
         outcomes: Outcomes = []
         due = [(item, rows, 0) for item, rows in zip(work, scores.next, strict=True) if rows]
         while due:
-            sampled = sample(scores.logits[[rows[i] for _, rows, i in due]], [item.sequence.row for item, _, _ in due])
+            sampled = sample(_picked(scores.logits, [rows[i] for _, rows, i in due]), [item.sequence.row for item, _, _ in due])
             made = [self._advance(item.sequence, token) for (item, _, _), token in zip(due, sampled, strict=True)]
             outcomes += [(item.sequence, outcome) for (item, _, _), outcome in zip(due, made, strict=True)]
             due = [(item, rows, i + 1) for (item, rows, i), outcome in zip(due, made, strict=True) if self._guessed(item, i, outcome)]
@@ -153,3 +155,8 @@ class Core:
         sequence = work[0].sequence
         self.scheduler.remove(sequence, keep=False)
         return [(sequence, RequestFailed(f"memory ran out at token {len(sequence.tokens)} of this request, which was computed alone"))]
+
+
+def _picked(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Returns rows of the scores, uncopied when they are all."""
+    return logits if rows == list(range(len(logits))) else logits[rows]
