@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelyard_runtime.errors import UnsupportedModel
-from modelyard_runtime.models.loading import choose_device, choose_dtype
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.settings import ServeSettings
@@ -30,9 +29,11 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
             f"speech to text needs packages that are not installed: {', '.join(missing)}",
             "pip install 'modelyard[audio]', or use an image that was built with EXTRAS=audio",
         )
-    # CTranslate2's OpenMP, loaded below: threads that spin while they wait take the processor from the one that they wait for. Where others
-    # compute too a window takes 3 to 8 times as long, and no longer when they sleep.
+    # Read by OpenMP when PyTorch or CTranslate2 loads it, whichever comes first: threads that spin while they wait take the processor from
+    # the one that they wait for. Where others compute too a window takes 3 to 8 times as long, and no longer when they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from modelyard_runtime.models.loading import choose_device, choose_dtype  # noqa: PLC0415 - imports PyTorch
+
     device = choose_device(settings.device)
     if (folder / "model.bin").is_file():
         from modelyard_runtime.speech.faster import FasterWhisper  # noqa: PLC0415 - an extra's
