@@ -31,14 +31,15 @@ from modelyard_runtime.sources.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
 TORCH = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
-WORDS = (
+_TEXT = (
     "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one you were all "
     "her she there would their we him been has when who will no more if out so up said what its about than into them can only other time "
     "new some could these two may first then do any like my now over such our man me even most made after also well must years people "
     "water history language river mountain computer science music window station market evening letter question answer weather garden"
-).split()
+)
+WORDS = _TEXT.split()
 
-ENCODE = '''
+ENCODE = """
 import sys
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -62,7 +63,7 @@ DEF embeddings(body: Body):
     return {"data": [{"index": index, "embedding": vector.tolist()} for index, vector in enumerate(vectors)]}
 
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
-'''
+"""
 
 
 @dataclass
