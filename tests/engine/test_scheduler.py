@@ -106,6 +106,19 @@ def test_a_prompt_s_known_prefix_is_not_computed_again() -> None:
     assert (bench.counts.prefix_queries, bench.counts.prefix_hits) == (12 * BLOCK + 4, 7 * BLOCK - 1)
 
 
+def test_only_what_a_step_has_written_is_shared() -> None:
+    bench = Bench(4)
+    first, second, third = (sequence(5 * BLOCK) for _ in range(3))
+    bench.scheduler.add(first)
+    work = bench.scheduler.schedule()
+    bench.scheduler.add(second)
+    bench.scheduler.computed(work, [False])
+    bench.step()
+    bench.scheduler.add(third)
+    bench.step()
+    assert (first.cached, second.cached, third.cached) == (0, BUDGET, 2 * BUDGET)
+
+
 def test_what_was_spoiled_is_not_shared() -> None:
     bench = Bench(2)
     bad = sequence(3 * BLOCK, answer=1)
