@@ -245,6 +245,21 @@ def test_ended_jobs_are_forgotten_at_last_and_open_ones_never(tmp_path, monkeypa
     again.close()
 
 
+def test_a_remembered_model_that_cannot_be_any_more_stops_nothing(start, tmp_path):
+    store = JobStore(tmp_path / "jobs.sqlite")
+    store.add_model("old", {"source": "gopher://old/model"})
+    store.add_model("older", {"source": EMBED, "name": "older", "a_setting_of_the_past": 1})
+    store.add_model("good", {"source": EMBED, "name": "good"})
+    store.close()
+    server = start((f"one={EMBED}",), lazy=True, state_dir=tmp_path)
+    assert [model["id"] for model in get(server, "models").json()["data"]] == ["one", "good"]
+
+
+def test_stats_count_pulls(server):
+    assert pulled(server, {"source": "builtin://nothing"})["state"] == "failed"
+    assert get(server, "stats").json()["pulls"] == {"failed": 1}
+
+
 def test_a_file_of_a_later_version_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "jobs.sqlite") as database:
         database.execute("PRAGMA user_version = 99")

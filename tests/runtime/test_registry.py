@@ -139,15 +139,19 @@ def test_what_can_never_fit_is_told(serve, heavy):
 
 
 def test_a_model_in_use_is_not_unloaded_and_the_load_waits_for_it(serve, heavy, cache_dir):
-    server = serve({"source": CHAT, "name": "busy", "preload": True}, {"source": heavy("next"), "name": "next"}, memory_budget="257Mi")
-    body = {"model": "busy", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 400, "ignore_eos": True, "stream": True}
+    server = serve(
+        {"source": CHAT, "name": "busy", "preload": True},
+        {"source": heavy("next"), "name": "next", "queue_timeout": "5m"},
+        memory_budget="257Mi",
+    )
+    body = {"model": "busy", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 200, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as response, ThreadPoolExecutor(1) as client:
         lines = response.iter_lines()
         next(lines)
         waiting = client.submit(embed, server, "next")
         wait_until(lambda: states(server)["next"] == "load", "its load has begun")
         assert states(server)["busy"] == "ready"
-        assert sum(1 for _ in lines) > 100, "the stream goes on to its end"
+        assert sum(1 for _ in lines) > 50, "the stream goes on to its end"
         assert waiting.result().status_code == 200
     assert states(server) == {"busy": "unloaded", "next": "ready"}
 

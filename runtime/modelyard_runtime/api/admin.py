@@ -195,7 +195,8 @@ async def diagnostics(request: Request) -> Response:
 async def _idle(served: ServedModel) -> None:
     try:
         async with asyncio.timeout(_UNLOAD_SECONDS):
-            await served.idle.wait()
+            while served.users:  # another request may have come before this one was woken
+                await served.idle.wait()
     except TimeoutError:
         raise Conflict(f"{served.users} requests use '{served.name}'. Send this again when they have ended.", code="model_busy") from None
 

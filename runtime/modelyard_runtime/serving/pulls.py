@@ -213,13 +213,21 @@ class Pulls:
             self._store, jobs, models = await self._tried(lambda: _load(self._path))
             self._jobs = {job.id: job for job in jobs}
             for entry in models:
-                spec = spec_of(Entry.model_validate(entry), self._settings, "pull")
-                if self._registry.find(*spec.names) is None:
-                    self._registry.add(spec)
+                self._recall(entry)
             for job in jobs:
                 if job.open:
                     self._jobs[job.id] = job.now(state=State.QUEUED)
                     self._begin(self._jobs[job.id])
+
+    def _recall(self, options: dict[str, Any]) -> None:
+        """Adds a model of an earlier process; one that this version cannot have is left out, and told."""
+        try:
+            spec = spec_of(Entry.model_validate(options), self._settings, "pull")
+        except (ValueError, RuntimeFailed) as error:
+            logger.warning("a pulled model is left out", extra={"source": options.get("source"), "cause": str(error)})
+            return
+        if self._registry.find(*spec.names) is None:
+            self._registry.add(spec)
 
     async def _ask(self, work: Callable[[JobStore], T]) -> T:
         store = self._store

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
-from modelyard_runtime.errors import RuntimeFailed
+from modelyard_runtime.errors import Crashed, RuntimeFailed
 from modelyard_runtime.metrics import Exposition
 from modelyard_runtime.progress import Phase, Step
 from modelyard_runtime.serving.lifecycle import snapshot
@@ -15,6 +16,8 @@ from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.specs import specs_of
 from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.tracing import open_tracing
+
+logger = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -33,7 +36,18 @@ class Runtime:
         self.up = False
         self._alone = len(specs) == 1
 
-    async def start(self) -> None:
+    async def run(self) -> None:
+        """Starts and then keeps house for as long as the process lives. What goes wrong in it is noted: nothing fails unseen."""
+        try:
+            await self._start()
+            await self.registry.keep_house()
+        except RuntimeFailed as failure:
+            self.die(failure)
+        except Exception as error:
+            logger.exception("the process failed")
+            self.die(Crashed(f"{type(error).__name__}: {error}"))
+
+    async def _start(self) -> None:
         """Loads what is to be loaded at start, one after the other, and opens the doors; `failure` says why that cannot be."""
         await self.pulls.resume()
         preloaded = [model for model in self.registry.models if model.spec.preload]
@@ -43,7 +57,6 @@ class Runtime:
         if failures and len(failures) == len(preloaded):
             self.die(failures[0])
         self.up = True
-        await self.registry.keep_house()
 
     @property
     def ready(self) -> bool:

@@ -133,7 +133,7 @@ async def serve(
     logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "models": names})
     if on_listening is not None:
         on_listening(public.port, private.port)
-    starting = asyncio.create_task(runtime.start())
+    starting = asyncio.create_task(runtime.run())
     await _first(signals.told, runtime.ended)
     if runtime.failure is None:
         await _drain(runtime, signals)
