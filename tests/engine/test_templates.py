@@ -7,7 +7,7 @@ import pytest
 from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.models.prompt import ChatPrompt, Ending
 from modelyard_runtime.models.reader import PromptReader
-from modelyard_runtime.models.templates import TemplateRefused
+from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer
 from modelyard_runtime.sources.tiny import make_chat
 from transformers import AutoTokenizer
 
@@ -73,7 +73,7 @@ async def test_a_hostile_template_is_ended_and_the_next_prompt_read(
     reader: PromptReader, template: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if words == "took longer than":
-        monkeypatch.setattr(reader._renderer, "_seconds", 1.0)
+        monkeypatch.setattr(TemplateRenderer, "seconds", 1.0)
     good, reader._tokenizer.chat_template = reader._tokenizer.chat_template, template
     with pytest.raises(InvalidRequest, match=words):
         await reader.chat(HELLO)

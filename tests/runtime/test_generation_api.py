@@ -1,13 +1,13 @@
 """Chat and text completions in full, with the unmodified `openai` client, its answers validated."""
 
 import json
-import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from modelyard_runtime.models.templates import TemplateRenderer
 from modelyard_runtime.sources.tiny import make_chat
 from transformers import AutoTokenizer
 
@@ -338,8 +338,31 @@ def test_a_broken_template_fails_the_start_with_its_cause(start, tmp_path):
     assert "chat template is broken" in failure.message
 
 
+def test_a_template_that_loops_for_some_messages_fails_them_alone(start, tmp_path, monkeypatch):
+    """And prompts that are read are bounded: more than may wait are told at once to come again."""
+    monkeypatch.setattr(TemplateRenderer, "seconds", 1.0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    make_chat(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    trap = "{% if 'trap' in messages[0].content %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": trap + config["chat_template"]}))
+    server = start(f"file://{folder}", served_model_name="tiny-chat", max_queue=1)
+
+    def ask(text):
+        body = {**ASK, "messages": [{"role": "user", "content": text}]}
+        return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, ["trap"] * 6))
+    assert {answer.status_code for answer in answers} == {400, 429}
+    refused = next(answer.json()["error"] for answer in answers if answer.status_code == 400)
+    assert refused["param"] == "messages"
+    assert "took longer than 1 s" in refused["message"]
+    assert ask("Hello").status_code == 200
+
+
 def test_a_temperature_near_zero_is_greedy(chat):
     bodies = [{**ASK, "temperature": temperature} for temperature in (0, 1e-9, 1e-6)]
     answers = {httpx.post(f"{chat.url}/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"] for body in bodies}
     assert len(answers) == 1
-    assert not math.isnan(len(answers))

@@ -6,12 +6,16 @@ from typing import Literal
 import httpx
 import openai
 import pytest
-from modelyard_runtime.api.conversation import Step
+from modelyard_runtime.api.conversation import Conversation, Step
+from modelyard_runtime.api.openresponses.answer import ResponseAnswer
+from modelyard_runtime.api.openresponses.body import ResponsesBody
 from modelyard_runtime.api.openresponses.events import Output
 from modelyard_runtime.api.openresponses.items import Item, messages_of
+from modelyard_runtime.engine.base import EngineFailed
 from modelyard_runtime.models.answer import Content, Reasoning, ToolCallArguments, ToolCallStart
 from modelyard_runtime.models.text import TextDelta
 from modelyard_runtime.models.tokens import TokenBytes
+from modelyard_runtime.serving.sampling import SamplingDefaults
 from openai.types.responses import ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
@@ -215,3 +219,20 @@ def test_items_are_the_messages_of_their_turns():
     assert [call["id"] for call in messages[1]["tool_calls"]] == ["a", "b"]
     assert messages[3]["content"] == "2"
     assert [part["type"] for part in messages[4]["content"]] == ["text", "image_url"]
+
+
+async def test_what_breaks_on_the_way_is_told_as_an_event():
+    async def steps():
+        yield Step(0, [Content("Hel")], TextDelta("Hel", (), 1))
+        raise EngineFailed("a secret of the inside")
+
+    body = ResponsesBody.model_validate({**ASK, "stream": True})
+    answer = ResponseAnswer(body, Conversation(5, 1, steps()), TokenBytes, SamplingDefaults())
+    events = [json.loads(event.split(b"data: ")[1]) async for event in answer.stream()]
+    for event in events:
+        TypeAdapter(ResponseStreamEvent).validate_python(event)
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["code"] == "server_error"
+    assert "Send the request again" in events[-1]["response"]["error"]["message"]
+    assert "secret" not in str(events)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))

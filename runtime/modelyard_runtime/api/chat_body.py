@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from modelyard_runtime.api.fields import Body, Ignored, SamplingBody, Tokens, invalid, unsupported
 from modelyard_runtime.api.tools import ResponseFormat, Tool, ToolCalls, ToolChoice, Tools, replaced_by
@@ -24,8 +25,10 @@ Parts = tuple[str | Image, ...]
 
 def _content(value: Any) -> Any:
     """Joins text parts; with images among them the parts stay apart."""
-    if not isinstance(value, list):
+    if isinstance(value, str):
         return value
+    if not isinstance(value, list):
+        raise PydanticKnownError("string_type")
     if not value:
         raise invalid("expected text, or at least one part")
     parts = tuple(_part(part, index) for index, part in enumerate(value))

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from transformers.utils.chat_template_utils import mark_control_tokens
@@ -18,8 +18,6 @@ from transformers.utils.chat_template_utils import mark_control_tokens
 from modelyard_runtime.models.prompt import ChatPrompt, Ending
 from modelyard_runtime.models.template_worker import LENGTH
 
-#: Seconds that a template may take; a real one takes well under a millisecond per message.
-RENDER_SECONDS = 5.0
 _START_SECONDS = 60.0
 _MOST_BYTES = 256 << 20
 #: What the process needs of the environment: to find Python and its packages, and to tell the time. No secret is among it.
@@ -57,8 +55,10 @@ def marked(prompt: ChatPrompt, controls: re.Pattern[str]) -> ChatPrompt:
 class TemplateRenderer:
     """Renders templates in a child process, one at a time. May be used from several threads."""
 
-    def __init__(self, seconds: float = RENDER_SECONDS):
-        self._seconds = seconds
+    #: Seconds that a template may take; a real one takes well under a millisecond per message.
+    seconds: ClassVar[float] = 5.0
+
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -90,10 +90,10 @@ class TemplateRenderer:
         try:
             process.stdin.write(LENGTH.pack(len(request)) + request)
             process.stdin.flush()
-            return _read(process, self._seconds)
+            return _read(process, self.seconds)
         except TimeoutError:
             self._end()
-            raise TemplateRefused(f"it took longer than {self._seconds:g} s, which is the limit", broken=True) from None
+            raise TemplateRefused(f"it took longer than {self.seconds:g} s, which is the limit", broken=True) from None
         except OSError:
             self._end()
             raise TemplateRefused("it ended the process that renders it", broken=True) from None
