@@ -215,3 +215,32 @@ async def test_hostile_grammars_end_in_time_and_harm_no_one(tokenizer: Any) -> N
         assert await accepts(compiler, tokenizer, grammar(json_rule(PERSON)), json.dumps({"name": "Ada", "age": 36}))
     finally:
         compiler.close()
+
+
+async def test_a_real_model_answers_in_a_schema(kit: Any, smollm2: Path) -> None:
+    model = kit.load(smollm2)
+    question = [{"role": "user", "content": "Extract the name and the age: Ada Lovelace is 36 years old."}]
+    text = model.tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    schema = {**PERSON, "properties": {**PERSON["properties"], "name": {"type": "string", "maxLength": 30}}}
+    compiler = GrammarCompiler(model.tokenizer, model.vocabulary_size, model.eos_token_ids, seconds=10.0)
+    compiled = await compiler.compile(grammar(json_rule(normalised(schema))))
+    async with kit.engine(model) as engine:
+        events = await kit.collect(engine, model.tokenizer(text)["input_ids"], max_tokens=60, grammar=compiled, ignore_eos=False)
+    compiler.close()
+    assert events[-1].finish_reason == "stop"
+    answer = model.tokenizer.decode([event.token_id for event in events if not event.ends_text])
+    assert json.loads(answer)["name"] == "Ada Lovelace"
+
+
+async def test_guesses_from_the_text_keep_to_the_grammar(kit: Any) -> None:
+    model = kit.load("llama")
+    compiler = GrammarCompiler(model.tokenizer, model.vocabulary_size, model.eos_token_ids, seconds=10.0)
+    compiled = await compiler.compile(grammar(json_rule(normalised(PERSON))))
+    prompt = model.tokenizer('{"name": "Ada", "age": 36} {"name": "Ada", "age": 36}')["input_ids"]
+    answers = []
+    for guesses in (0, 4):
+        async with kit.engine(model, speculative_tokens=guesses) as engine:
+            answers.append(await kit.tokens(engine, prompt, max_tokens=120, grammar=compiled, ignore_eos=False))
+    compiler.close()
+    assert answers[0] == answers[1]
+    assert json.loads(model.tokenizer.decode(answers[0], skip_special_tokens=True)).keys() == {"name", "age"}
