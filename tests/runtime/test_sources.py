@@ -346,5 +346,5 @@ def test_capabilities_follow_from_the_files(tmp_path):
     assert detect(folder("base", decoder)) == ("completions",)
     assert detect(folder("chat", decoder, chat_template__jinja="x")) == ("chat", "completions")
     assert detect(folder("old", decoder, tokenizer_config__json='{"chat_template": "x"}')) == ("chat", "completions")
-    assert detect(folder("bert", {"architectures": ["BertModel"]})) == ("embeddings",)
-    assert detect(folder("sentences", decoder, modules__json="[]")) == ("embeddings",)
+    assert detect(folder("bert", {"architectures": ["BertModel"]})) == ("embeddings", "rerank")
+    assert detect(folder("sentences", decoder, modules__json="[]")) == ("embeddings", "rerank")
