@@ -69,7 +69,7 @@ check: .venv/dev.stamp ## Lint, format, types, import rules, generated files, th
 	@if command -v helm >/dev/null; then helm lint --strict charts/modelyard; else echo "helm is not here: the chart is linted by make e2e"; fi
 
 test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
-	$(BIN)/pytest -n auto $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
 
 equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weights: 64 requests that come and go
 	MODELYARD_EQUALITY_REQUESTS=64 $(BIN)/pytest -n 0 tests/engine/test_equality.py $(PYTEST_ARGS)

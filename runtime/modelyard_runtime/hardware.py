@@ -27,14 +27,18 @@ def memory_limit() -> int:
 
 
 def usable_cores() -> int:
-    """Returns the physical cores that this process may use, at least 1: by affinity, and by the control group's processor time."""
+    """Returns the physical cores that this process may use, at least 1.
+
+    By affinity, by the control group's processor time, and by OMP_NUM_THREADS where the user set it.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     logical, physical = psutil.cpu_count(logical=True) or allowed, psutil.cpu_count(logical=False) or allowed
     cores = max(1, allowed * physical // logical)
     quota = _text("cpu.max").split()
     if len(quota) == 2 and quota[0] != "max":
         cores = min(cores, max(1, math.ceil(int(quota[0]) / int(quota[1]))))
-    return cores
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, max(1, int(asked))) if asked.isdigit() else cores
 
 
 def processor_flags() -> frozenset[str]:
