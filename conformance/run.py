@@ -68,7 +68,7 @@ def schemathesis(url: str, cases: int) -> int:
     operations = len(re.findall(r'"operationId"', document))
     command = [str(_python().with_name("schemathesis")), "run", f"{url}/openapi.json", "--checks", CHECKS, "--phases", "fuzzing"]
     more = ["-n", str(math.ceil(cases / operations)), "--workers", "2", "--continue-on-failure"]
-    return _run([*command, *more], url, HERE, SCHEMATHESIS_HOOKS="hooks.py", PYTHONPATH=str(HERE))
+    return _run([*command, *more], url, CACHE, SCHEMATHESIS_HOOKS="hooks", PYTHONPATH=str(HERE))  # it leaves a folder where it runs
 
 
 SUITES: dict[str, Callable[[str, int], int]] = {"node": node, "langchain": langchain, "schemathesis": schemathesis}

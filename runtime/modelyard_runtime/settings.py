@@ -7,54 +7,35 @@ A field ``max_queue`` is the flag ``--max-queue`` and the variable ``MODELYARD_M
 from __future__ import annotations
 
 import os
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from modelyard.api.durations import Duration
 from modelyard.api.names import ENV_PREFIX, HTTP_PORT, METRICS_PORT
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-def _split(separator: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: tuple(part for part in value.split(separator) if part) if isinstance(value, str) else value)
-
-
-def _default_cache() -> Path:
-    return Path.home() / ".cache" / "modelyard"
-
-
-Positive = Annotated[int, Field(ge=1, le=10_000_000)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
-SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
-AdapterText = Annotated[str, Field(max_length=1100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=\S+$")]
-#: Bytes with a binary unit, or a share of what there is.
-Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
-Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
-#: Names in chat templates that decide what is rendered, or are the template's own.
-_RESERVED = {
-    *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
-    *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
-    *("raise_exception", "strftime_now", "namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "self"),
-}
-
-
-def _template_variable(name: str) -> str:
-    if name in _RESERVED or name.endswith(("_token", "_tokens")):
-        raise ValueError("is not for requests to set: it decides what is rendered")
-    return name
-
-
-TemplateVariable = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_template_variable)]
+from modelyard_runtime.setting_types import (
+    AdapterText,
+    Capability,
+    MediaHost,
+    Port,
+    Positive,
+    Size,
+    SourceText,
+    TemplateVariable,
+    Timeout,
+    collector_url,
+    default_cache,
+    split,
+)
 
 
 class ModelSettings(BaseModel):
     """What is served."""
 
-    model: Annotated[tuple[SourceText, ...], NoDecode, _split("\n")] = Field(
+    model: Annotated[tuple[SourceText, ...], NoDecode, split("\n")] = Field(
         default=(),
         max_length=64,
         description="Source of the weights: hf://org/name[@revision], s3://bucket/folder, gs://bucket/folder, "
@@ -64,7 +45,7 @@ class ModelSettings(BaseModel):
     served_model_name: str | None = Field(
         default=None, min_length=1, max_length=512, description="Name that clients put in `model`. The source's last part when left out."
     )
-    capability: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
+    capability: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(),
         description="What the model is for: chat, completions, embeddings, rerank, classify, transcription (repeatable). "
         "Detected when left out.",
@@ -91,7 +72,7 @@ class ComputeSettings(BaseModel):
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="Sequences generated at once.")
-    adapter: Annotated[tuple[AdapterText, ...], NoDecode, _split("\n")] = Field(
+    adapter: Annotated[tuple[AdapterText, ...], NoDecode, split("\n")] = Field(
         default=(),
         max_length=64,
         description="A LoRA adapter in PEFT's format, as name=source; requests ask for it as model:name (repeatable; one a line in the "
@@ -148,7 +129,7 @@ class GenerationSettings(BaseModel):
         default="auto", description="Whether the model's generation_config.json says what requests and these settings do not."
     )
     max_choices: Annotated[int, Field(ge=1, le=128)] = Field(default=16, description="Largest `n` and `best_of` of a request.")
-    chat_template_kwargs: Annotated[tuple[TemplateVariable, ...], NoDecode, _split(",")] = Field(
+    chat_template_kwargs: Annotated[tuple[TemplateVariable, ...], NoDecode, split(",")] = Field(
         default=(),
         max_length=64,
         description="Further names that requests may set in `chat_template_kwargs` (repeatable); enable_thinking, thinking and "
@@ -168,10 +149,10 @@ class GenerationSettings(BaseModel):
 class LifeSettings(BaseModel):
     """A model's warm-up and its end."""
 
-    warmup: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
+    warmup: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(), description="Capabilities to warm up; all that the model has when left out (repeatable)."
     )
-    skip_warmup: Annotated[tuple[Capability, ...], NoDecode, _split(",")] = Field(
+    skip_warmup: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(), description="Capabilities to leave cold (repeatable). A model whose capabilities are all left out is ready once loaded."
     )
     warmup_steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="How often each path is run.")
@@ -220,28 +201,10 @@ class RequestSettings(BaseModel):
     )
 
 
-_HOST = re.compile(r"(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?")
-
-
-def _media_host(value: str) -> str:
-    if not _HOST.fullmatch(value):
-        raise ValueError("expected a host's name in small letters, *.domain or *, with :port or without")
-    return value
-
-
-def _collector(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s@/]+(/\S*)?", value):
-        raise ValueError("expected a URL without credentials, such as http://collector:4318")
-    return value
-
-
-MediaHost = Annotated[str, Field(max_length=300), AfterValidator(_media_host)]
-
-
 class MediaSettings(BaseModel):
     """What images and other media of requests may be."""
 
-    media_hosts: Annotated[tuple[MediaHost, ...], NoDecode, _split(",")] = Field(
+    media_hosts: Annotated[tuple[MediaHost, ...], NoDecode, split(",")] = Field(
         default=(),
         max_length=1000,
         description=(
@@ -277,7 +240,7 @@ class KeySettings(BaseModel):
 class JobSettings(BaseModel):
     """Pulls through /admin/pulls."""
 
-    allow_pull: Annotated[tuple[SourceText, ...], NoDecode, _split(",")] = Field(
+    allow_pull: Annotated[tuple[SourceText, ...], NoDecode, split(",")] = Field(
         default=("builtin://*", "hf://*"),
         max_length=100,
         description="Sources that may be pulled, as patterns such as hf://our-org/* (repeatable; the first one replaces the default).",
@@ -321,7 +284,7 @@ class ObservabilitySettings(BaseModel):
     vllm_metric_names: bool = Field(
         default=False, description="Shows metrics under vLLM's own names too (vllm:…), for gateways and dashboards that look for those."
     )
-    otlp_endpoint: Annotated[str, Field(max_length=2048), AfterValidator(_collector)] | None = Field(
+    otlp_endpoint: Annotated[str, Field(max_length=2048), AfterValidator(collector_url)] | None = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
         description="OpenTelemetry collector that gets a span of each request, by OTLP over HTTP, such as http://collector:4318. "
         "OTEL_EXPORTER_OTLP_ENDPOINT when left out; no spans without either.",
@@ -331,8 +294,8 @@ class ObservabilitySettings(BaseModel):
 class StorageSettings(BaseModel):
     """Where weights are kept."""
 
-    cache_dir: Path = Field(default_factory=_default_cache, description="Writable cache of downloaded and converted weights.")
-    model_dir: Annotated[tuple[Path, ...], NoDecode, _split(":")] = Field(
+    cache_dir: Path = Field(default_factory=default_cache, description="Writable cache of downloaded and converted weights.")
+    model_dir: Annotated[tuple[Path, ...], NoDecode, split(":")] = Field(
         default=(),
         description="Read-only stores, laid out as the cache, that are looked in first (repeatable; colon-separated in the environment).",
     )

@@ -18,7 +18,7 @@ from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.progress import Step
-from modelyard_runtime.settings import SourceText
+from modelyard_runtime.setting_types import SourceText
 
 if TYPE_CHECKING:  # it imports PyTorch
     from modelyard_runtime.serving.generation import GenerationService

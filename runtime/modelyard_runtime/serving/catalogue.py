@@ -20,7 +20,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.settings import Capability, OptionSettings, SourceText
+from modelyard_runtime.setting_types import Capability, SourceText
+from modelyard_runtime.settings import OptionSettings
 
 _MAX_BYTES = 1 << 20
 _REMEDY = "correct the file given by --catalogue; docs/serve.md shows what it may hold"

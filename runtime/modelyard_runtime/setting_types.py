@@ -1,0 +1,65 @@
+"""The kinds of values that settings have: their bounds, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from modelyard.api.durations import Duration
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def split(separator: str) -> BeforeValidator:
+    """Returns what makes a list of a text with separators in it."""
+    return BeforeValidator(lambda value: tuple(part for part in value.split(separator) if part) if isinstance(value, str) else value)
+
+
+def default_cache() -> Path:
+    """Returns where a user's own cache is."""
+    return Path.home() / ".cache" / "modelyard"
+
+
+Positive = Annotated[int, Field(ge=1, le=10_000_000)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
+SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
+AdapterText = Annotated[str, Field(max_length=1100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=\S+$")]
+#: Bytes with a binary unit, or a share of what there is.
+Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
+Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
+#: Names in chat templates that decide what is rendered, or are the template's own.
+_RESERVED = {
+    *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
+    *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
+    *("raise_exception", "strftime_now", "namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "self"),
+}
+
+
+def _template_variable(name: str) -> str:
+    if name in _RESERVED or name.endswith(("_token", "_tokens")):
+        raise ValueError("is not for requests to set: it decides what is rendered")
+    return name
+
+
+TemplateVariable = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_template_variable)]
+
+
+_HOST = re.compile(r"(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?")
+
+
+def _media_host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError("expected a host's name in small letters, *.domain or *, with :port or without")
+    return value
+
+
+def collector_url(value: str) -> str:
+    """Returns a collector's URL. Raises ValueError when it is none, or has credentials in it."""
+    if not re.fullmatch(r"https?://[^\s@/]+(/\S*)?", value):
+        raise ValueError("expected a URL without credentials, such as http://collector:4318")
+    return value
+
+
+MediaHost = Annotated[str, Field(max_length=300), AfterValidator(_media_host)]
