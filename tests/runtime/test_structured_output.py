@@ -208,6 +208,25 @@ def test_forced_calls_keep_to_their_schema(server: str, choice: Any, request: py
     jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
 
 
+def test_no_arguments_are_made_up_that_a_tool_does_not_list(chat: Running) -> None:
+    ids = [
+        httpx.post(f"{chat.url}/tokenize", json={"model": chat.name, "prompt": mark, "add_special_tokens": False}).json() for mark in '"}'
+    ]
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+    answer = chat.openai().chat.completions.create(
+        model=chat.name,
+        messages=HELLO,
+        tools=[tool],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=300,
+        temperature=0,
+        logit_bias={str(found["tokens"][0]): bias for found, bias in zip(ids, (100, 90), strict=True)},  # it would rather begin a key
+    )
+    [call] = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {}
+
+
 def test_forced_calls_in_a_stream(agent: Running) -> None:
     chunks = list(
         agent.openai().chat.completions.create(

@@ -47,11 +47,14 @@ def _answer(body: ChatBody) -> str | None:
 
 
 def _arguments(body: ChatBody, tool: Tool) -> dict[str, Any]:
-    """Returns the schema of a tool's arguments. One that is not strict is kept as far as a grammar can, as it promises no more."""
+    """Returns the schema of a tool's arguments. One that is not strict is kept as far as a grammar can, as it promises no more.
+
+    Where it lists the arguments there are and is silent on others, none are made up: that satisfies the schema too.
+    """
     param = f"tools[{(body.tools or []).index(tool)}].function.parameters"
     schema = _checked(tool.schema_of_arguments, param, lenient=not tool.function.strict)
-    if tool.function.parameters is None:
-        schema["additionalProperties"] = False
+    if tool.function.parameters is None or "properties" in tool.function.parameters:
+        schema.setdefault("additionalProperties", False)
     return schema if {"$ref", "anyOf", "oneOf", "allOf", "type"} & set(schema) else {"type": "object", **schema}
 
 
