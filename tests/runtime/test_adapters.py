@@ -76,9 +76,10 @@ def test_ollamas_clients_name_adapters_too(server):
 
 
 def test_the_adapters_in_use_are_metrics(server):
-    body = {"model": "assistant:tone", "prompt": "Hello", "max_tokens": 500, "ignore_eos": True, "stream": True}
+    body = {"model": "assistant:tone", "prompt": "Hello", "max_tokens": 1900, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as reply:
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: the answer is closed with it
+        next(lines)
         shown = server.metric("lora_requests_info", running_lora_adapters="tone", waiting_lora_adapters="", max_lora="2")
     assert shown > 1e9
 

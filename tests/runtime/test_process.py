@@ -119,7 +119,7 @@ except SystemExit:
 
 def test_it_listens_before_it_loads_and_drains_on_sigterm(command, tmp_path):
     """One process, for starting one takes seconds: early probes, 503 while loading, a stream over SIGTERM, exit 0."""
-    process = command(*TINY, "--settle-time=2s", "--served-model-name=tiny")
+    process = command(*TINY, "--settle-time=1s", "--served-model-name=tiny")
     ports = logged(process, "listening")
     url = f"http://127.0.0.1:{ports['port']}"
     assert httpx.get(f"{url}/health").status_code == 200
@@ -132,7 +132,7 @@ def test_it_listens_before_it_loads_and_drains_on_sigterm(command, tmp_path):
     logged(process, "ready")
     assert httpx.get(f"{url}/ready").status_code == 200
 
-    body = {"model": "tiny", "messages": HELLO, "max_tokens": 150, "ignore_eos": True, "temperature": 0, "stream": True}
+    body = {"model": "tiny", "messages": HELLO, "max_tokens": 1500, "ignore_eos": True, "temperature": 0, "stream": True}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
         lines = response.iter_lines()
         next(lines)
