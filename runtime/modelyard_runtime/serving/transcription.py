@@ -29,8 +29,8 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
             f"speech to text needs packages that are not installed: {', '.join(missing)}",
             "pip install 'modelyard[audio]', or use an image that was built with EXTRAS=audio",
         )
-    # Read by OpenMP when PyTorch or CTranslate2 loads it, whichever comes first: threads that spin while they wait take the processor from
-    # the one that they wait for. Where others compute too a window takes 3 to 8 times as long, and no longer when they sleep.
+    # PyTorch and CTranslate2 bring an OpenMP library each, which reads this as it is loaded. GOMP_SPINCOUNT goes before it: where the
+    # environment has that, as on shared cores (`hardware.set_waiting`), this changes nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from modelyard_runtime.models.loading import choose_device, choose_dtype  # noqa: PLC0415 - imports PyTorch
 
