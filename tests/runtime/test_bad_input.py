@@ -255,6 +255,11 @@ RAW_ROWS: list[tuple[bytes, str, str]] = [
     (b"[" * 100_000, "invalid_json", "not valid JSON"),
     (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "invalid_json", "not valid JSON"),
     (b'{"model": "tiny-chat", "messages": [{"role": "user", "content": "\\ud800"}]}', "invalid_json", "not valid JSON"),
+    (
+        b'{"model": "tiny-chat", "chat_template_kwargs": {"thinking": %s}}' % (b"[" * 300 + b"]" * 300),
+        "invalid_json",
+        "more than 128 levels",
+    ),
 ]
 
 
@@ -271,6 +276,14 @@ def assert_error(response: httpx.Response, status: int, kind: str, param: str | 
     assert error["param"] == param
     assert code is None or error["code"] == code
     assert words in error["message"]
+
+
+def test_calls_whose_arguments_are_nested_deep_are_read_as_text(chat):
+    function = {"name": "f", "arguments": '{"a":' * 1020 + "1" + "}" * 1020}
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    messages = [*HELLO, called, {"role": "tool", "tool_call_id": "1", "content": "x"}]
+    response = httpx.post(f"{chat.url}/v1/chat/completions", json={**CHAT, "messages": messages})
+    assert response.status_code in {200, 400}, response.text
 
 
 def identify(value: Any) -> str:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from modelyard_runtime import strict_json
 from modelyard_runtime.api import sse
 from modelyard_runtime.api.access import transcription
 from modelyard_runtime.api.fields import ModelName, invalid, unsupported
@@ -46,7 +47,7 @@ def _object(value: Any) -> Any:
     if not isinstance(value, str) or not value.startswith("{"):
         return {"type": value} if isinstance(value, str) else value
     try:
-        return orjson.loads(value)
+        return strict_json.loads(value)
     except orjson.JSONDecodeError:
         raise invalid("expected auto, or a JSON object with type server_vad") from None
 

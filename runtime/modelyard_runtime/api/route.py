@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import orjson
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
+from modelyard_runtime import strict_json
+
 
 class StrictRequest(Request):
-    """A request whose JSON orjson reads."""
+    """A request whose JSON is read strictly."""
 
     async def json(self) -> Any:
         """Returns the body's value. Raises json.JSONDecodeError, which FastAPI makes a validation error of."""
-        return orjson.loads(await self.body())
+        return strict_json.loads(await self.body())
 
 
 class StrictRoute(APIRoute):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import orjson
 from modelyard.api.errors import InvalidRequest
 
+from modelyard_runtime import strict_json
 from modelyard_runtime.models import reasoning
 from modelyard_runtime.models.answer import AnswerParser, OneCall, PlainParser
 from modelyard_runtime.models.reasoning import ThinkParser
@@ -161,5 +162,5 @@ def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a call with its arguments as an object; what is no JSON, as a call that was cut off, stays text."""
     function = dict(call["function"])
     with suppress(orjson.JSONDecodeError):
-        function["arguments"] = orjson.loads(function["arguments"] or "{}")
+        function["arguments"] = strict_json.loads(function["arguments"] or "{}")
     return {**call, "function": function}

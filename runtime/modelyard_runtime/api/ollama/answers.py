@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from modelyard_runtime import strict_json
 from modelyard_runtime.api.ollama.lines import line, now
 from modelyard_runtime.models.answer import Content, Part, Reasoning, ToolCallArguments, ToolCallStart
 
@@ -150,6 +151,6 @@ class Answer:
 
 def _arguments(text: str) -> Any:
     try:
-        return orjson.loads(text or "{}")
+        return strict_json.loads(text or "{}")
     except orjson.JSONDecodeError:
         return text
