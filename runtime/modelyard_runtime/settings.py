@@ -165,6 +165,15 @@ class LifeSettings(BaseModel):
     )
 
 
+class TrustSettings(BaseModel):
+    """What a model's files may do. Flags and files of this machine say so, never a request."""
+
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the Python code that comes with the weights of a generating model. It may do all that this process may.",
+    )
+
+
 class OptionSettings(ComputeSettings, LimitSettings, GenerationSettings, LifeSettings):
     """What each model may have of its own: the keys of a catalogue's entry. A group whose fields belong to a model joins these."""
 
@@ -328,6 +337,7 @@ _CONFIG = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid",
 class ServeSettings(
     ModelSettings,
     OptionSettings,
+    TrustSettings,
     ManySettings,
     RequestSettings,
     MediaSettings,
@@ -369,6 +379,7 @@ SERVE_GROUPS: tuple[type[BaseModel], ...] = (
     LimitSettings,
     GenerationSettings,
     LifeSettings,
+    TrustSettings,
     ManySettings,
     RequestSettings,
     MediaSettings,

@@ -66,13 +66,14 @@ class Kit:
     deaths: dict[TransformersEngine, "asyncio.Queue[EngineFailed]"] = field(default_factory=dict)
 
     def folder(self, family: str, **more: Any) -> Path:
-        """Returns a folder with config, seeded weights and tokenizer."""
+        """Returns a folder with config, seeded weights and tokenizer; None takes a size away that the family does not have."""
         if family not in self.made:
             path = self.root / family
             path.mkdir()
             make_chat(path)
             vocabulary = len(AutoTokenizer.from_pretrained(path))
-            config = AutoConfig.for_model(family, **{**_COMMON, "vocab_size": vocabulary, **FAMILIES.get(family, {}), **more})
+            sizes = {**_COMMON, "vocab_size": vocabulary, **FAMILIES.get(family, {}), **more}
+            config = AutoConfig.for_model(family, **{name: value for name, value in sizes.items() if value is not None})
             torch.manual_seed(sum(map(ord, family)))
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model.generation_config.eos_token_id = 2

@@ -169,6 +169,10 @@ class InvalidTokens(ValueError):
     """A prompt or a bias names a token that the model does not have: computing it would fail everyone's step."""
 
 
+class MediaUnsupported(ValueError):
+    """A request brings images, and the engine reads tokens alone."""
+
+
 class TokenStream(Protocol):
     """An asynchronous iterator over one request's tokens as they come. Raises EngineFailed when the engine cannot go on."""
 
@@ -206,7 +210,7 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request and returns its tokens as they come. Close the stream to cancel.
 
-        Raises RequestTooLarge, InvalidTokens or UnknownAdapter at once, and from the stream RequestFailed or EngineFailed.
+        Raises RequestTooLarge, InvalidTokens, UnknownAdapter or MediaUnsupported at once; the stream raises RequestFailed or EngineFailed.
         """
         ...
 

@@ -11,7 +11,7 @@ from modelyard_runtime.engine.capacity import Capacity
 from modelyard_runtime.engine.counts import Counts
 from modelyard_runtime.engine.runner import Runner, Scores
 from modelyard_runtime.engine.sampler import Sampled, sample, token_logprobs
-from modelyard_runtime.engine.scheduler import Scheduler, Work, ends_text, is_full
+from modelyard_runtime.engine.scheduler import Scheduler, Work, ending
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.throttle import Throttle, is_out_of_memory
@@ -99,26 +99,15 @@ class Core:
             return RequestFailed(sampled.failure)
         sequence.tokens.append(sampled.token_id)
         self.counts.generation_tokens += 1
-        silent, reason = self._ending(sequence)
+        silent, reason = ending(sequence, self._model.eos_token_ids, self._capacity.length)
         if reason is not None:
             self.scheduler.remove(sequence)
         return self._event(sequence, sampled, reason, silent=silent)
 
-    def _ending(self, sequence: Sequence) -> tuple[bool, FinishReason | None]:
-        """Returns whether the newest token is no text, and why the sequence ends with it; None when it goes on."""
-        if ends_text(sequence, self._model.eos_token_ids):
-            return True, FinishReason.STOP
-        constraint = sequence.row.constraint
-        if constraint is not None and constraint.accept(sequence.tokens[-1]):
-            return False, FinishReason.STOP
-        return False, FinishReason.LENGTH if is_full(sequence, self._capacity.length) else None
-
     def _event(self, sequence: Sequence, token: Sampled, reason: FinishReason | None, *, silent: bool = False) -> TokenEvent:
-        if sequence.generated > 1:
-            return TokenEvent(token.token_id, reason, token.logprob, token.top_logprobs, silent)
-        self.counts.prompt_tokens += sequence.prompt_length
-        scores = tuple(sequence.prompt_scores) if sequence.sampling.prompt_logprobs is not None else None
-        return TokenEvent(token.token_id, reason, token.logprob, token.top_logprobs, silent, scores, sequence.cached or 0)
+        if sequence.generated <= 1:
+            self.counts.prompt_tokens += sequence.prompt_length
+        return token_event(sequence, token, reason, silent=silent)
 
     def _score_prompts(self, work: list[Work], scores: Scores) -> None:
         """Rates the prompt tokens that the step told about, for those who asked."""
@@ -155,6 +144,14 @@ class Core:
         sequence = work[0].sequence
         self.scheduler.remove(sequence, keep=False)
         return [(sequence, RequestFailed(f"memory ran out at token {len(sequence.tokens)} of this request, which was computed alone"))]
+
+
+def token_event(sequence: Sequence, token: Sampled, reason: FinishReason | None, *, silent: bool = False) -> TokenEvent:
+    """Returns what is told of a sequence's newest token; the first one brings what there is to say about the prompt."""
+    if sequence.generated > 1:
+        return TokenEvent(token.token_id, reason, token.logprob, token.top_logprobs, silent)
+    scores = tuple(sequence.prompt_scores) if sequence.sampling.prompt_logprobs is not None else None
+    return TokenEvent(token.token_id, reason, token.logprob, token.top_logprobs, silent, scores, sequence.cached or 0)
 
 
 def _picked(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:

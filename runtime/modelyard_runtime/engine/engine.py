@@ -17,9 +17,10 @@ from typing import TypeVar
 
 import torch
 
-from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationRequest, InvalidTokens, RequestTooLarge, UnknownAdapter
+from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationRequest, UnknownAdapter
 from modelyard_runtime.engine.blocks import BLOCK, blocks_for
 from modelyard_runtime.engine.capacity import choose_capacity
+from modelyard_runtime.engine.checks import check_size, check_tokens
 from modelyard_runtime.engine.core import Core, Outcome, Outcomes
 from modelyard_runtime.engine.lora import Adapter, Adapters, targets_of
 from modelyard_runtime.engine.probe import adopt
@@ -91,8 +92,9 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> SequenceStream:
         """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge, InvalidTokens or UnknownAdapter."""
-        self._check_size(request)
-        self._check_tokens(request)
+        check_size(request, self.max_model_length)
+        check_tokens(request, self._vocabulary)
+        assert blocks_for(len(request.prompt_token_ids) + request.sampling.max_tokens) <= self.capacity.blocks
         sequence = Sequence.of(request, self._adapter(request.lora))
         stream = SequenceStream(partial(self._cancel, sequence))
         if self._failure is not None:
@@ -153,24 +155,6 @@ class TransformersEngine:
         if name is not None and adapter is None:
             raise UnknownAdapter(f"this engine has no adapter {name!r}")
         return adapter
-
-    def _check_size(self, request: GenerationRequest) -> None:
-        prompt, new = len(request.prompt_token_ids), request.sampling.max_tokens
-        if not prompt:
-            raise RequestTooLarge("the prompt is empty: there is nothing to go on from")
-        if prompt + new > self.max_model_length:
-            raise RequestTooLarge(
-                f"a prompt of {prompt} tokens and {new} new tokens exceed this model's limit of {self.max_model_length} tokens: "
-                "shorten the prompt, lower max_tokens, or raise engine.maxModelLength"
-            )
-        assert blocks_for(prompt + new) <= self.capacity.blocks
-
-    def _check_tokens(self, request: GenerationRequest) -> None:
-        for what, ids in (("prompt", request.prompt_token_ids), ("logit_bias", request.sampling.logit_bias or (0,))):
-            if min(ids) < 0 or max(ids) >= self._vocabulary:
-                raise InvalidTokens(
-                    f"{what}: this model's token ids are 0 to {self._vocabulary - 1}, and {min(ids)} to {max(ids)} were given"
-                )
 
     # On the engine's thread.
 

@@ -13,6 +13,7 @@ alone fits: so all of them end.
 from collections import deque
 from dataclasses import dataclass
 
+from modelyard_runtime.engine.base import FinishReason
 from modelyard_runtime.engine.blocks import BLOCK, SlotTable, blocks_for
 from modelyard_runtime.engine.counts import Counts
 from modelyard_runtime.engine.layout import Span, packing_order
@@ -199,6 +200,16 @@ def ends_text(sequence: Sequence, eos: frozenset[int]) -> bool:
 def is_full(sequence: Sequence, context: int) -> bool:
     """Whether a sequence has all the tokens that it may have."""
     return sequence.generated >= sequence.sampling.max_tokens or len(sequence.tokens) >= context
+
+
+def ending(sequence: Sequence, eos: frozenset[int], context: int) -> tuple[bool, FinishReason | None]:
+    """Returns whether the newest token is no text, and why the sequence ends with it, None when it goes on. Its grammar takes it down."""
+    if ends_text(sequence, eos):
+        return True, FinishReason.STOP
+    constraint = sequence.row.constraint
+    if constraint is not None and constraint.accept(sequence.tokens[-1]):
+        return False, FinishReason.STOP
+    return False, FinishReason.LENGTH if is_full(sequence, context) else None
 
 
 def _arrival(sequence: Sequence) -> int:

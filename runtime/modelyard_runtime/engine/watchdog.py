@@ -37,6 +37,10 @@ class Watchdog:
         finally:
             self._since = None
 
+    def touch(self, allowance: float = 0.0) -> None:
+        """Counts from now on: what is watched has come a step further, and the next one may take ``allowance`` seconds more than others."""
+        self._since = time.monotonic() + allowance
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         since = self._since
         if since is not None and time.monotonic() - since > self.timeout:

@@ -1,5 +1,6 @@
 """Loading a causal language model from a folder: data type by device, threads by cores, weights laid out for the library's kernels."""
 
+import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
@@ -21,6 +22,8 @@ from modelyard_runtime.models.quantising import Quantization, check, loading_con
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+#: What Transformers raises over a config that it cannot make sense of; code that comes with the weights may lack an import or a name.
+_CODE_ERRORS = (ValueError, KeyError, OSError, TypeError, StrictDataclassError, ImportError, AttributeError, SyntaxError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,20 @@ class LoadedModel:
         return int(self.config.get_text_config().vocab_size)
 
 
-def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress, quantization: Quantization = "none") -> LoadedModel:
+def load_causal_lm(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    progress: Progress,
+    quantization: Quantization = "none",
+    trusted: bool = False,
+    plain: bool = False,
+) -> LoadedModel:
     """Loads a folder of safetensors; ``progress`` gets 0 … 1.
+
+    ``trusted`` lets the folder's own code run. A ``plain`` model is as the library laid it out, for `model.generate`:
+    fused layers keep no cache, and packed weights serve nothing but products.
 
     Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device, dtype or quantization that is not there.
     """
@@ -55,15 +70,16 @@ def load_causal_lm(folder: Path, *, dtype: str, device: str, progress: Progress,
         torch.set_num_threads(usable_cores())
     disable_progress_bar()
     progress(0.0)
-    config = _config(folder)
-    tokenizer = _tokenizer(folder)
+    config = _config(folder, trusted=trusted)
+    tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
-    model = _weights(folder, config, chosen, target, quantization)
+    model = _weights(folder, config, chosen, target, quantization, trusted=trusted)
     progress(0.7)
-    fuse(model)
+    if not plain:
+        fuse(model)
     if quantization == "int8" and target.type == "cpu":
         quantise(model)
-    if kind := packing(chosen, target):
+    if not plain and (kind := packing(chosen, target)):
         pack(model, kind)
     progress(1.0)
     logger.info("loaded %s in %s on %s", type(model).__name__, str(chosen).removeprefix("torch."), target)
@@ -107,7 +123,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def context_length(config: Any) -> int:
     """Returns the longest context that a model was made for, in tokens."""
     text = config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "seq_length"):
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
         value = getattr(text, name, None)
         if isinstance(value, int) and value > 0:
             return value
@@ -130,21 +146,36 @@ def _check_folder(folder: Path) -> None:
         raise WeightsNotFound(f"{folder} has no .safetensors file", "convert the weights to safetensors: other formats can run code")
 
 
-def _config(folder: Path) -> Any:
+def _config(folder: Path, *, trusted: bool) -> Any:
+    if not trusted:
+        _check_code(folder)
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+    except _CODE_ERRORS as error:
         raise UnsupportedModel(f"config.json of {folder.name} is not one that Transformers knows: {error}") from error
 
 
-def _tokenizer(folder: Path) -> Any:
+def _check_code(folder: Path) -> None:
+    """Raises UnsupportedModel when only code in the folder knows the architecture. What is no JSON is the library's to complain of."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError:
+        return
+    if isinstance(config, dict) and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+        raise UnsupportedModel(
+            f"{folder.name} (model_type {config.get('model_type', 'missing')}) runs only by Python code that comes with the weights",
+            "if you trust it, set spec.model.trustRemoteCode: true (--trust-remote-code); it may do all that the server may",
+        )
+
+
+def _tokenizer(folder: Path, *, trusted: bool) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise WeightsNotFound(f"the tokenizer of {folder.name} cannot be read: {error}", "put tokenizer.json beside config.json") from error
 
 
-def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Any:
+def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, quantization: Quantization, *, trusted: bool) -> Any:
     if quantization != "none" and getattr(config, "quantization_config", None) is not None:
         raise ArgumentsInvalid(f"--quantization={quantization}: the weights of {folder.name} are quantised already", "leave it out")
     extra = loading_config(quantization, device, dtype)
@@ -154,6 +185,7 @@ def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device
             config=config,
             dtype=dtype,
             local_files_only=True,
+            trust_remote_code=trusted,
             use_safetensors=True,
             attn_implementation="eager",
             output_loading_info=True,
@@ -170,7 +202,7 @@ def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device
         raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
     except ImportError as error:
         raise UnsupportedModel(f"{folder.name} needs a package that is not installed: {error}", "install it beside the runtime") from error
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
         raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.setting_types import Capability, SourceText
-from modelyard_runtime.settings import OptionSettings
+from modelyard_runtime.settings import OptionSettings, TrustSettings
 
 _MAX_BYTES = 1 << 20
 _REMEDY = "correct the file given by --catalogue; docs/serve.md shows what it may hold"
@@ -43,12 +43,12 @@ class Entry(OptionSettings):
 
     def own(self) -> dict[str, Any]:
         """Returns the settings that the entry gives."""
-        known = {*OptionSettings.model_fields, "token_file"}
+        known = {*OptionSettings.model_fields, *TrustSettings.model_fields, "token_file"}
         return {name: getattr(self, name) for name in sorted(self.model_fields_set & known)}
 
 
-class FileEntry(Entry):
-    """An entry of a file, which may name files of this machine."""
+class FileEntry(Entry, TrustSettings):
+    """An entry of a file, which may name files of this machine and let a model's code run."""
 
     token_file: Path | None = None
 

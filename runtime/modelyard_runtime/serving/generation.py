@@ -19,19 +19,18 @@ from modelyard_runtime.engine.base import GenerationRequest, RequestFailed, Samp
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
-from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.errors import UnsupportedModel
 from modelyard_runtime.metrics import Load, Stopwatch
 from modelyard_runtime.models.chat import ChatModel
-from modelyard_runtime.models.loading import load_causal_lm
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
 from modelyard_runtime.models.reader import READERS
 from modelyard_runtime.models.templates import TemplateRefused
 from modelyard_runtime.models.text import TextDelta
 from modelyard_runtime.models.vision import Pixels, Vision
-from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.codec import PromptCodec
+from modelyard_runtime.serving.engines import choose
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.loading import fetch
@@ -61,7 +60,7 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class LoadedChat:
-    """A decoder with its engine: ``sequences`` run at once, token ids are below ``vocabulary``."""
+    """A decoder with its engine: ``sequences`` run at once, token ids are below ``vocabulary``; ``engine`` is for its status."""
 
     model: ChatModel
     sequences: int
@@ -69,45 +68,29 @@ class LoadedChat:
     manner: Manner
     vision: Vision | None
     speech: Speech
+    engine: dict[str, Any]
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
     """Loads a decoder and makes its engine. Raises RuntimeFailed."""
-    loaded = load_causal_lm(
-        folder,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantization=settings.quantization,
-        progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
-    )
+    chosen = choose(folder, settings, capabilities, report)
+    loaded, engine = chosen.model, chosen.engine
     vision = Vision.of(folder, loaded.model) if "vision" in capabilities else None
-    engine = TransformersEngine(loaded, engine_settings(settings, loaded.device.type))
     for given in settings.adapter:
         name, _, source = given.partition("=")
+        assert isinstance(engine, TransformersEngine)
         load_adapter(engine, name, source, settings, report)
     model = ChatModel(engine, loaded.tokenizer)
     if "chat" in capabilities:
         _check_template(model)
     manner = _manner(folder, settings, str(loaded.dtype))
-    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, Speech(loaded, settings))
+    speech = Speech(loaded, settings)
+    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, speech, chosen.shown())
 
 
 def load_adapter(engine: TransformersEngine, name: str, source: str, settings: ServeSettings, report: Report) -> None:
     """Fetches an adapter and gives it to an engine. Blocks. Raises RuntimeFailed."""
     engine.adapters.load(name, fetch(source, settings, report, ADAPTER_CONFIG))
-
-
-def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
-    """Returns the engine's part of the settings."""
-    return EngineSettings(
-        max_model_length=settings.max_model_length,
-        max_concurrent_sequences=settings.max_concurrent_sequences,
-        kv_cache_tokens=settings.kv_cache_tokens,
-        prefix_caching=settings.prefix_caching,
-        speculative_tokens=settings.speculative_tokens,
-        step_timeout=settings.engine_step_timeout.total_seconds(),
-        **chunks(device),
-    )
 
 
 def serve(loaded: LoadedChat, context: Context) -> GenerationService:
@@ -123,6 +106,7 @@ class GenerationService:
         settings = context.settings
         self.model = loaded.model
         self.lora: str | None = None
+        self._engine = loaded.engine
         self._settings = settings
         self.manner = loaded.manner
         self.speech = loaded.speech
@@ -145,7 +129,7 @@ class GenerationService:
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
-        return {"max_model_len": self.max_length}
+        return {"max_model_len": self.max_length, "engine": self._engine}
 
     async def stop(self) -> None:
         """Ends the engine's thread, and those that read prompts."""
@@ -170,7 +154,8 @@ class GenerationService:
     def unload_adapter(self, name: str) -> None:
         """Forgets an adapter; requests that run with it finish with it. Raises KeyError when there is none of the name."""
         engine = self.model.engine
-        assert isinstance(engine, TransformersEngine)
+        if not isinstance(engine, TransformersEngine):
+            raise KeyError(name)
         engine.adapters.unload(name)
 
     def adapted(self, adapter: str) -> GenerationService:

@@ -1,0 +1,98 @@
+"""Which engine runs a decoder: the batching one, else plain `generate`; what was tried before, and why it was not to be."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modelyard_runtime.engine.engine import TransformersEngine
+from modelyard_runtime.engine.fallback import GenerateEngine
+from modelyard_runtime.engine.settings import EngineSettings, chunks
+from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.models.loading import LoadedModel, load_causal_lm
+from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+_REMEDY = "choose another model; docs/engine.md says which ones run, and what each engine needs"
+_LONGEST_WHY = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An engine that does not run the model, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A model in memory with the engine that runs it: ``batching`` or ``generate``."""
+
+    model: LoadedModel
+    engine: TransformersEngine | GenerateEngine
+    name: str
+    tried: tuple[Tried, ...] = ()
+
+    def shown(self) -> dict[str, Any]:
+        """Returns what the model's status says."""
+        return {"name": self.name, "tried": [asdict(one) for one in self.tried]}
+
+
+def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> Chosen:
+    """Loads a decoder with the first engine that runs it. Raises RuntimeFailed; UnsupportedModel says why none does."""
+    load = partial(
+        load_causal_lm,
+        folder,
+        dtype=settings.dtype,
+        device=settings.device,
+        quantization=settings.quantization,
+        trusted=settings.trust_remote_code,
+        progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
+    )
+    loaded = load()
+    bounds = engine_settings(settings, loaded.device.type)
+    try:
+        return Chosen(loaded, TransformersEngine(loaded, bounds), "batching")
+    except UnsupportedModel as refusal:
+        first = _brief(refusal)
+    try:
+        _check_wishes(settings, capabilities)
+        del loaded  # before its successor comes, for both may not fit
+        loaded = load(plain=True)
+        engine = GenerateEngine(loaded, bounds)
+    except UnsupportedModel as second:
+        raise UnsupportedModel(f"no engine runs this model. batching: {first}; generate: {_brief(second)}", _REMEDY) from second
+    logger.warning("this model runs by plain generate, one request at a time; batching: %s", first)
+    return Chosen(loaded, engine, "generate", (Tried("batching", first),))
+
+
+def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
+    """Returns the engine's part of the settings."""
+    return EngineSettings(
+        max_model_length=settings.max_model_length,
+        max_concurrent_sequences=settings.max_concurrent_sequences,
+        kv_cache_tokens=settings.kv_cache_tokens,
+        prefix_caching=settings.prefix_caching,
+        speculative_tokens=settings.speculative_tokens,
+        step_timeout=settings.engine_step_timeout.total_seconds(),
+        **chunks(device),
+    )
+
+
+def _brief(refusal: UnsupportedModel) -> str:
+    """Returns why, in a line that a status can show: the library's own messages may be pages."""
+    return refusal.message if len(refusal.message) <= _LONGEST_WHY else refusal.message[:_LONGEST_WHY] + "…"
+
+
+def _check_wishes(settings: ServeSettings, capabilities: tuple[str, ...]) -> None:
+    """Raises UnsupportedModel when the model is to do what only the batching engine does."""
+    if "vision" in capabilities:
+        raise UnsupportedModel("it reads text only; with --capability=chat it would be tried")
+    if settings.adapter:
+        raise UnsupportedModel("it has no adapters; without --adapter it would be tried")
