@@ -1,6 +1,9 @@
 """Grammars of schemas: what is refused and where, what the vocabulary may say, and bounds on hostile input."""
 
+import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +216,35 @@ async def test_hostile_grammars_end_in_time_and_harm_no_one(tokenizer: Any) -> N
         with pytest.raises(GrammarRefused, match="make it simpler"):
             await compiler.compile(grammar(json_rule(normalised(hostile))))
         assert await accepts(compiler, tokenizer, grammar(json_rule(PERSON)), json.dumps({"name": "Ada", "age": 36}))
+    finally:
+        compiler.close()
+
+
+def process_of(compiler: GrammarCompiler) -> int:
+    assert compiler._trial is not None
+    assert compiler._trial._process is not None
+    return compiler._trial._process.pid
+
+
+async def test_a_process_that_is_ended_is_no_fault_of_the_grammar(compiler: GrammarCompiler) -> None:
+    await compiler.compile(grammar(json_rule(normalised(PERSON))))
+    os.kill(process_of(compiler), signal.SIGSTOP)
+    asked = asyncio.create_task(compiler.compile(grammar(json_rule(normalised({"type": "integer"})))))
+    await asyncio.sleep(0)
+    os.kill(process_of(compiler), signal.SIGKILL)
+    await asked
+
+
+@pytest.mark.parametrize("size", [1, 300], ids=["answer", "question"])
+async def test_a_process_that_hangs_is_ended_and_the_grammar_not_blamed_for_good(tokenizer: Any, size: int) -> None:
+    compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=1.0)
+    rules = grammar(json_rule(normalised({"enum": [f"{index:0500}" for index in range(size)]})))
+    try:
+        await compiler.compile(grammar(json_rule(normalised(PERSON))))
+        os.kill(process_of(compiler), signal.SIGSTOP)
+        with pytest.raises(GrammarRefused, match="longer than 1 s"):
+            await compiler.compile(rules)
+        await compiler.compile(rules)
     finally:
         compiler.close()
 

@@ -1,5 +1,8 @@
 """Chat templates: what they refuse, what ends them, and that clients cannot write what only a template may."""
 
+import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +82,37 @@ async def test_a_hostile_template_is_ended_and_the_next_prompt_read(
         await reader.chat(HELLO)
     reader._tokenizer.chat_template = good
     assert await reader.chat(HELLO)
+
+
+def process_of(reader: PromptReader) -> int:
+    assert reader._renderer._process is not None
+    return reader._renderer._process.pid
+
+
+async def test_a_process_that_is_ended_is_no_fault_of_the_template(reader: PromptReader) -> None:
+    tokens = await reader.chat(HELLO)
+    os.kill(process_of(reader), signal.SIGSTOP)
+    asked = asyncio.create_task(reader.chat(HELLO))
+    await asyncio.sleep(0)
+    os.kill(process_of(reader), signal.SIGKILL)
+    assert await asked == tokens
+
+
+@pytest.mark.parametrize("starting", [True, False])
+async def test_a_process_that_takes_no_question_is_ended_in_time(
+    reader: PromptReader, monkeypatch: pytest.MonkeyPatch, *, starting: bool
+) -> None:
+    tokens = await reader.chat(HELLO)
+    monkeypatch.setattr(TemplateRenderer, "seconds", 0.5)
+    if starting:
+        monkeypatch.setattr("modelyard_runtime.models.templates._START_SECONDS", 0.0)
+        os.kill(process_of(reader), signal.SIGKILL)
+    else:
+        os.kill(process_of(reader), signal.SIGSTOP)
+    with pytest.raises(InvalidRequest, match="took longer than"):
+        await reader.chat(ChatPrompt([{"role": "user", "content": "word " * 100_000}]))
+    monkeypatch.undo()
+    assert await reader.chat(HELLO) == tokens
 
 
 async def test_a_broken_template_is_found_before_the_first_request(reader: PromptReader) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any, BinaryIO
 import orjson
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from modelyard_runtime.framing import LENGTH
+
 #: Bytes that rendering may take on top of what the process needs by itself.
 _MEMORY = 512 << 20
-LENGTH = struct.Struct("<I")
 
 
 def main() -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import orjson
 from transformers.utils.chat_template_utils import mark_control_tokens
 
+from modelyard_runtime import framing
 from modelyard_runtime.models.prompt import ChatPrompt, Ending
-from modelyard_runtime.models.template_worker import LENGTH
 
 _START_SECONDS = 60.0
 _MOST_BYTES = 256 << 20
+#: What ends the process need not be the template it renders; if it ends again, in a new process, it is.
+_ATTEMPTS = 2
 #: What the process needs of the environment: to find Python and its packages, and to tell the time. No secret is among it.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TZ")
 
@@ -85,18 +85,20 @@ class TemplateRenderer:
             self._end()
 
     def _ask(self, request: bytes) -> dict[str, Any]:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._answer(request)
+            except TimeoutError:
+                self._end()
+                raise TemplateRefused(f"it took longer than {self.seconds:g} s, which is the limit", broken=True) from None
+            except OSError:
+                self._end()
+        raise TemplateRefused("it ended the process that renders it", broken=True)
+
+    def _answer(self, request: bytes) -> dict[str, Any]:
         process = self._running()
-        assert process.stdin is not None
-        try:
-            process.stdin.write(LENGTH.pack(len(request)) + request)
-            process.stdin.flush()
-            return _read(process, self.seconds)
-        except TimeoutError:
-            self._end()
-            raise TemplateRefused(f"it took longer than {self.seconds:g} s, which is the limit", broken=True) from None
-        except OSError:
-            self._end()
-            raise TemplateRefused("it ended the process that renders it", broken=True) from None
+        framing.send(process, request, self.seconds)
+        return _read(process, self.seconds)
 
     def _running(self) -> subprocess.Popen[bytes]:
         """Returns the process, started where there is none."""
@@ -119,26 +121,5 @@ class TemplateRenderer:
 
 
 def _read(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-    """Reads one answer. Raises TimeoutError, or OSError when there will be none."""
-    deadline = time.monotonic() + seconds
-    size = LENGTH.unpack(_exactly(process, LENGTH.size, deadline))[0]
-    if size > _MOST_BYTES:
-        raise OSError("the answer is too long")
-    answer: dict[str, Any] = orjson.loads(_exactly(process, size, deadline))
+    answer: dict[str, Any] = orjson.loads(framing.receive(process, seconds, _MOST_BYTES))
     return answer
-
-
-def _exactly(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
-    assert process.stdout is not None
-    output, data = process.stdout.fileno(), bytearray()
-    poll = select.poll()
-    poll.register(output, select.POLLIN)
-    while len(data) < size:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise TimeoutError
-        chunk = os.read(output, size - len(data))
-        if not chunk:
-            raise OSError("the process has ended")
-        data += chunk
-    return bytes(data)

@@ -74,6 +74,7 @@ class GrammarCompiler:
     # On the compiler's thread.
 
     def _build(self, grammar: str) -> CompiledGrammar | GrammarRefused:
+        """Returns what is true of a grammar for good. Raises GrammarRefused where it was the time: a busy machine is so for a while."""
         if self._closed:
             return GrammarRefused("the model is being unloaded")
         if self._trial is None or self._tokenizer is None:
@@ -82,7 +83,10 @@ class GrammarCompiler:
                 return GrammarRefused("this model's tokenizer is of a kind that no grammar can bound")
             self._tokenizer = LLTokenizer(text, n_vocab=self._vocabulary, eos_token=self._eos)
             self._trial = Trial(text, self._vocabulary, self._eos, self._seconds)
-        problem = self._trial.problem(grammar)
+        try:
+            problem = self._trial.problem(grammar)
+        except TimeoutError:
+            raise GrammarRefused(f"it took longer than {self._seconds:g} s to compile, which is the limit; make it simpler") from None
         if problem is not None:
             return GrammarRefused(_one_line(problem))
         return CompiledGrammar(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits()))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
-import time
 from typing import Any
 
 import orjson
 
-from modelyard_runtime.structured.worker import LENGTH
+from modelyard_runtime import framing
 
 #: A process starts and reads the tokenizer in about a second; a busy machine gets more.
 _START_SECONDS = 60.0
+_MOST_BYTES = 1 << 20
+#: What ends the process need not be the grammar it was asked about; if it ends again, in a new process, it is.
+_ATTEMPTS = 2
 #: What the process needs of the environment: to find Python and its packages. No secret is among it.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
@@ -23,25 +24,33 @@ class Trial:
     """Asks a process of its own, one grammar at a time, from one thread at a time."""
 
     def __init__(self, tokenizer: str, vocabulary: int, eos: list[int], seconds: float):
-        self._hello = {"tokenizer": tokenizer, "vocabulary": vocabulary, "eos": eos}
+        self._hello: dict[str, Any] = {"tokenizer": tokenizer, "vocabulary": vocabulary, "eos": eos}
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._over = False
 
     def problem(self, grammar: str) -> str | None:
-        """Returns why a grammar cannot be used; None when it can."""
+        """Returns why a grammar cannot be used; None when it can. Raises TimeoutError when that was not found out in time."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._ask(grammar)
+            except TimeoutError:
+                self.close()
+                raise
+            except OSError:
+                self.close()
+            if self._over:
+                return "the model is being unloaded"
+        return "it needs too much memory to compile; make it simpler"
+
+    def _ask(self, grammar: str) -> str | None:
         process = self._running()
-        try:
-            _send(process, {"grammar": grammar})
-            return _read(process, self._seconds)
-        except TimeoutError:
-            self.close()
-            return f"it took longer than {self._seconds:g} s to compile, which is the limit; make it simpler"
-        except OSError:
-            self.close()
-            return "it needs too much memory to compile; make it simpler"
+        framing.send(process, orjson.dumps({"grammar": grammar}), self._seconds)
+        return _read(process, self._seconds)
 
     def kill(self) -> None:
-        """Ends the process from any thread; a question that it was asked is then answered by a problem."""
+        """Ends the process from any thread, for good; a question that it was asked is then answered by a problem."""
+        self._over = True
         process = self._process
         if process is not None:
             process.kill()
@@ -63,37 +72,11 @@ class Trial:
                 stderr=subprocess.DEVNULL,  # native code that runs out of memory says so there, at length
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
-            _send(self._process, self._hello)
+            framing.send(self._process, orjson.dumps(self._hello), _START_SECONDS)
             _read(self._process, _START_SECONDS)
         return self._process
 
 
-def _send(process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
-    assert process.stdin is not None
-    data = orjson.dumps(request)
-    process.stdin.write(LENGTH.pack(len(data)) + data)
-    process.stdin.flush()
-
-
 def _read(process: subprocess.Popen[bytes], seconds: float) -> str | None:
-    """Reads one answer. Raises TimeoutError, or OSError when there will be none."""
-    deadline = time.monotonic() + seconds
-    size = LENGTH.unpack(_exactly(process, LENGTH.size, deadline))[0]
-    error: str | None = orjson.loads(_exactly(process, size, deadline))["error"]
+    error: str | None = orjson.loads(framing.receive(process, seconds, _MOST_BYTES))["error"]
     return error
-
-
-def _exactly(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
-    assert process.stdout is not None
-    output, data = process.stdout.fileno(), bytearray()
-    poll = select.poll()
-    poll.register(output, select.POLLIN)
-    while len(data) < size:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise TimeoutError
-        chunk = os.read(output, size - len(data))
-        if not chunk:
-            raise OSError("the process has ended")
-        data += chunk
-    return bytes(data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 import orjson
 from llguidance import LLMatcher, LLTokenizer
 
+from modelyard_runtime.framing import LENGTH
 from modelyard_runtime.structured.limits import limits
 
-LENGTH = struct.Struct("<I")
 #: Bytes that a grammar may take on top of what the process needs by itself.
 _MEMORY = 512 << 20
 
