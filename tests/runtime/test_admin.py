@@ -275,6 +275,7 @@ BAD = {
     "source of another type": ("POST", "pulls", {"source": 7}, 400, "source", "expected a string"),
     "no scheme": ("POST", "pulls", {"source": "tiny-chat"}, 403, "source", "--allow-pull"),
     "a folder": ("POST", "pulls", {"source": "file:///etc"}, 403, "source", "builtin://*, hf://*"),
+    "a folder beside an allowed one": ("POST", "pulls", {"source": "file:///models/../etc"}, 403, "source", "--allow-pull"),
     "a bucket that is not allowed": ("POST", "pulls", {"source": "s3://bucket/model"}, 403, "source", "--allow-pull"),
     "no repository": ("POST", "pulls", {"source": "hf://a/b/c"}, 400, "source", "does not name a repository"),
     "a way out": ("POST", "pulls", {"source": "hf://../../etc"}, 400, "source", "does not name a repository"),
@@ -307,7 +308,8 @@ BAD = {
 def quiet(settings: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     from .conftest import running
 
-    with running(settings((f"one={EMBED}",), lazy=True, state_dir=tmp_path_factory.mktemp("state"))) as server:
+    allowed = ("builtin://*", "hf://*", "file:///models/*")
+    with running(settings((f"one={EMBED}",), lazy=True, allow_pull=allowed, state_dir=tmp_path_factory.mktemp("state"))) as server:
         yield server
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, TypeVar
 
 from modelyard.api.errors import Unavailable
@@ -67,7 +68,7 @@ class Pulls:
 
         Raises NotAllowed, ArgumentsInvalid on a source that cannot be, ValueError when the name is taken, or Unavailable.
         """
-        if not any(fnmatchcase(entry.source, pattern) for pattern in self._settings.allow_pull):
+        if not any(fnmatchcase(_place(entry.source), pattern) for pattern in self._settings.allow_pull):
             raise NotAllowed
         spec = spec_of(entry, self._settings, "pull")
         await self._opened()
@@ -247,3 +248,9 @@ class Pulls:
 def _load(path: Path) -> tuple[JobStore, list[Job], list[dict[str, Any]]]:
     store = JobStore(path)
     return store, store.jobs(), store.models()
+
+
+def _place(source: str) -> str:
+    """Returns where a source leads: a folder's path may go up again, out of what a pattern allows."""
+    scheme, separator, path = source.partition("://")
+    return f"{scheme}{separator}{normpath(path)}" if scheme == "file" and path else source
