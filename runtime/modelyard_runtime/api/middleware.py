@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import orjson
-from modelyard.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Timeout
+from modelyard.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Timeout, Unavailable
 from modelyard.api.names import REQUEST_ID_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST_WORD_SECONDS = 2.0
+_ENDING = Unavailable("This server ended before it was done with the request. Send it again.", code="draining", retry_after=1)
 _QUIET = frozenset({"/health", "/ready", "/metrics", "/progress"})
 # How an error is said in a stream that has begun, by the stream's type.
 _EVENTS: dict[bytes | None, Callable[[Any], bytes]] = {sse.CONTENT_TYPE: sse.event, lines.CONTENT_TYPE: lines.line}
@@ -70,6 +71,8 @@ class Exchange:
             logger.debug("the client did not read the error", extra={"error": error.message})
 
     async def _fail(self, error: ApiError) -> None:
+        if self.complete:
+            return
         said = error_body(error, self._path)
         if not self.status:
             body = orjson.dumps(said)
@@ -79,7 +82,7 @@ class Exchange:
                 headers.append((b"connection", b"close"))
             await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})
-        elif self._event is not None and not self.complete:
+        elif self._event is not None:
             await self.send({"type": "http.response.body", "body": self._event(said)})
 
 
@@ -104,9 +107,10 @@ class AccessLog:
             await self._app(scope, receive, exchange.send)
         except ClientLeft:
             exchange.status = 499
+        except asyncio.CancelledError:  # the server ends, and waits no longer; nobody else ends this task
+            await exchange.fail(_ENDING)
         except Exception as error:  # noqa: BLE001 - the outermost frame: the client gets an answer, the log the trace
-            if not exchange.complete:
-                await exchange.fail(to_api_error(error))
+            await exchange.fail(to_api_error(error))
         finally:
             ended = Ended(scope, exchange.status, began, time.monotonic() - started, observation)
             for watcher in self._watchers:
