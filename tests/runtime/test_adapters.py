@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 import torch
-from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.sources.tiny import make_chat
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -109,7 +109,7 @@ def test_adapters_come_and_go_while_the_model_serves(server, folder, tmp_path):
 BAD = {
     "no such folder": ({"name": "a", "source": "file:///nowhere"}, 400, "source", "does not exist"),
     "not an adapter": ({"name": "a", "source": "builtin://tiny-chat"}, 400, "source", "adapter_config.json"),
-    "a bad source": ({"name": "a", "source": "gpt2"}, 400, "source", "hf://"),
+    "a bad source": ({"name": "a", "source": "gpt2"}, 400, "source", "is not a source"),
     "a bad name": ({"name": "a:b", "source": "file:///x"}, 400, "name", "match"),
     "no name": ({"source": "file:///x"}, 400, "name", "name"),
     "an unknown field": ({"name": "a", "source": "file:///x", "scale": 2}, 400, "scale", "scale"),
@@ -138,6 +138,14 @@ def test_a_bad_adapter_ends_the_start(settings, folder, source, error, words):
         failure = server.join()
     assert isinstance(failure, error)
     assert words in failure.message
+
+
+@pytest.mark.parametrize("option", [{"adapter": ("a=file:///nowhere",)}, {"quantization": "int8"}])
+def test_what_a_model_would_ignore_ends_the_start(settings, option):
+    with running(settings("builtin://tiny-embed", **option), wait=False) as server:
+        failure = server.join()
+    assert isinstance(failure, ArgumentsInvalid)
+    assert "is a model for embeddings, which takes none" in failure.message
 
 
 def test_an_adapter_of_another_model_ends_the_start(settings, folder, tmp_path):

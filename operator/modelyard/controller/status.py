@@ -123,7 +123,7 @@ def _ready(situation: Situation) -> Verdict:
     if situation.conflict:
         return Verdict("False", Reason.NAME_CONFLICT, situation.conflict)
     if situation.ready and situation.wanted:
-        return Verdict("True", Reason.READY, _counted(situation) + (f"; {_told(situation.problem)}" if situation.problem else ""))
+        return Verdict("True", Reason.READY, _counted(situation) + (f" {_told(situation.problem)}" if situation.problem else ""))
     return _available(situation)
 
 
@@ -189,7 +189,8 @@ def _counted(situation: Situation) -> str:
 
 
 def _told(problem: Termination) -> str:
-    return f"{problem.message.rstrip('.')}. {problem.remedy}"
+    remedy = problem.remedy[:1].upper() + problem.remedy[1:].rstrip(".")
+    return f"{problem.message.rstrip('.')}. {remedy}."
 
 
 def _capabilities(model: InferenceModel, observed: Observed) -> list[str]:

@@ -19,7 +19,7 @@ from modelyard_runtime.engine.base import GenerationRequest, RequestFailed, Samp
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
-from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.errors import RuntimeFailed, UnsupportedModel
 from modelyard_runtime.metrics import Load, Stopwatch
 from modelyard_runtime.models.chat import ChatModel
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
@@ -90,7 +90,12 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
 
 def load_adapter(engine: TransformersEngine, name: str, source: str, settings: ServeSettings, report: Report) -> None:
     """Fetches an adapter and gives it to an engine. Blocks. Raises RuntimeFailed."""
-    engine.adapters.load(name, fetch(source, settings, report, ADAPTER_CONFIG))
+    try:
+        folder = fetch(source, settings, report, ADAPTER_CONFIG)
+    except RuntimeFailed as failure:
+        told = failure.message.removeprefix("--model: ")
+        raise type(failure)(f"adapter {name!r}: {told}", f"check its source in spec.engine.adapters, or --adapter {name}=…") from failure
+    engine.adapters.load(name, folder)
 
 
 def serve(loaded: LoadedChat, context: Context) -> GenerationService:

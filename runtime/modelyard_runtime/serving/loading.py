@@ -9,11 +9,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from modelyard_runtime.errors import Unauthorized, WeightsNotFound
+from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.detection import capabilities_of, family_for
 from modelyard_runtime.serving.facts import Facts, facts_of
-from modelyard_runtime.serving.families import FamilyModule
+from modelyard_runtime.serving.families import Family, FamilyModule
 from modelyard_runtime.settings import ServeSettings, StorageSettings
 from modelyard_runtime.sources import store
 from modelyard_runtime.sources.resolve import resolve
@@ -55,8 +55,20 @@ def find(settings: ServeSettings, report: Report) -> Found:
     folder = fetch(settings.source, settings, report)
     capabilities = capabilities_of(folder, settings.capability)
     family = family_for(folder, capabilities)
+    _check_options(settings, family)
     report(Step(Phase.LOAD, 0.0))
     return Found(folder, facts_of(folder), capabilities, family.implementation())
+
+
+def _check_options(settings: ServeSettings, family: Family) -> None:
+    """Raises ArgumentsInvalid where the model would ignore what only models that generate text act on."""
+    given = {"adapter": bool(settings.adapter), "quantization": settings.quantization != "none"}
+    ignored = [f"--{name}" for name, is_given in given.items() if is_given and family.name != "generation"]
+    if ignored:
+        raise ArgumentsInvalid(
+            f"{' and '.join(ignored)}: {settings.source} is a model for {family.name}, which takes none",
+            "leave it out (spec.engine.adapters, spec.engine.quantization), or name it for one model in a catalogue",
+        )
 
 
 def load(found: Found, settings: ServeSettings, report: Report) -> Any:
