@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Running:
     told: Callable[[], None]
     thread: threading.Thread
     outcome: list[RuntimeFailed | None]
+    clients: ExitStack = field(default_factory=ExitStack)
 
     @property
     def url(self) -> str:
@@ -54,7 +55,8 @@ class Running:
         return f"http://127.0.0.1:{self.private_port}"
 
     def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+        """Returns a client that is closed with the server."""
+        return self.clients.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0))
 
     def metric(self, name: str, **labels: str) -> float:
         """Returns a sample's value, 0 when there is none."""
@@ -106,6 +108,7 @@ def running(settings: ServeSettings, *, wait: bool = True) -> Iterator[Running]:
             wait_until(lambda: not thread.is_alive() or httpx.get(f"{server.url}/ready").status_code == 200, "ready")
         yield server
     finally:
+        server.clients.close()
         if thread.is_alive():
             tell(2)
             tell(2)

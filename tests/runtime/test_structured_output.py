@@ -417,3 +417,13 @@ def test_what_is_refused_names_its_field(chat: Running, body: dict[str, Any], pa
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
     assert words in error["message"]
+
+
+def test_a_pattern_that_breaks_while_it_is_followed_is_the_clients_error(chat: Running) -> None:
+    """It compiles, and its states grow past the library's bound as text comes."""
+    schema = {"type": "string", "pattern": "^(.{1,500}){1,500}$"}
+    body = {"model": chat.name, "messages": HELLO, "max_tokens": 50, "response_format": schema_format(schema)}
+    reply = httpx.post(f"{chat.url}/v1/chat/completions", json=body, timeout=60)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["param"].startswith("response_format")
+    assert chat.openai().chat.completions.create(model=chat.name, messages=HELLO, max_tokens=2).choices

@@ -157,6 +157,10 @@ class RequestFailed(EngineFailed):
     """This request alone cannot go on: its scores are no numbers, its grammar broke, or it does not fit the memory by itself."""
 
 
+class GrammarFailed(RequestFailed):
+    """This request's grammar cannot be followed to its end, though it compiled."""
+
+
 class UnknownAdapter(ValueError):
     """A request names a LoRA adapter that the engine does not have."""
 

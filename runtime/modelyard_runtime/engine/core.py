@@ -10,7 +10,7 @@ from modelyard_runtime.engine.cache import KVCache
 from modelyard_runtime.engine.capacity import Capacity
 from modelyard_runtime.engine.counts import Counts
 from modelyard_runtime.engine.runner import Runner, Scores
-from modelyard_runtime.engine.sampler import Sampled, sample, token_logprobs
+from modelyard_runtime.engine.sampler import Sampled, failure_of, sample, token_logprobs
 from modelyard_runtime.engine.scheduler import Scheduler, Work, ending
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
@@ -96,7 +96,7 @@ class Core:
             return self._event(sequence, Sampled(None), FinishReason.LENGTH)
         if sampled.token_id is None:
             self.scheduler.remove(sequence, keep=False)
-            return RequestFailed(sampled.failure)
+            return failure_of(sequence.row, sampled)
         sequence.tokens.append(sampled.token_id)
         self.counts.generation_tokens += 1
         silent, reason = ending(sequence, self._model.eos_token_ids, self._capacity.length)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from modelyard_runtime.engine.base import EngineFailed, FinishReason, RequestFailed
+from modelyard_runtime.engine.base import EngineFailed, FinishReason
 from modelyard_runtime.engine.core import Outcome, token_event
-from modelyard_runtime.engine.sampler import Sampled, sample, token_logprobs
+from modelyard_runtime.engine.sampler import Sampled, failure_of, sample, token_logprobs
 from modelyard_runtime.engine.scheduler import ending
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.models.loading import LoadedModel
@@ -64,7 +64,7 @@ class _Chooser(LogitsProcessor):  # type: ignore[misc]
 
     def _advance(self, sampled: Sampled) -> Outcome:
         if sampled.token_id is None:
-            return RequestFailed(sampled.failure)
+            return failure_of(self._sequence.row, sampled)
         self._sequence.tokens.append(sampled.token_id)
         silent, reason = ending(self._sequence, self._eos, self._context)
         return token_event(self._sequence, sampled, reason, silent=silent)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from modelyard_runtime.engine.base import SamplingParams, TokenLogprob
+from modelyard_runtime.engine.base import GrammarFailed, RequestFailed, SamplingParams, TokenLogprob
 from modelyard_runtime.engine.constraint import Constraint
 
 #: Below this a temperature is greedy: dividing by it would overflow.
@@ -213,6 +213,12 @@ def token_logprobs(logits: torch.Tensor, tokens: Items[int], top: int) -> list[T
     best = logprobs.topk(min(top, logits.shape[-1]), dim=-1)
     tops = [tuple(zip(ids, values, strict=True)) for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
     return [TokenLogprob(*row) for row in zip(tokens, own, tops, strict=True)]
+
+
+def failure_of(row: RowState, sampled: "Sampled") -> RequestFailed:
+    """Returns why a row that has no next token cannot go on."""
+    broken = row.constraint is not None and row.constraint.failure is not None
+    return (GrammarFailed if broken else RequestFailed)(sampled.failure)
 
 
 def _failure(row: RowState) -> str:

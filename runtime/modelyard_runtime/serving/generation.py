@@ -15,7 +15,7 @@ import transformers
 from modelyard import __version__
 from modelyard.api.errors import InternalError, InvalidRequest
 
-from modelyard_runtime.engine.base import GenerationRequest, RequestFailed, SamplingParams
+from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
@@ -270,6 +270,12 @@ class GenerationService:
                     if delta.finish_reason is not None:
                         watch.finished(delta.finish_reason)
                     yield delta
+        except GrammarFailed as error:
+            raise InvalidRequest(
+                f"The answer cannot keep to what 'response_format' or 'tools' ask for: {error}. Simplify the schema.",
+                param="response_format",
+                code="invalid_value",
+            ) from error
         except RequestFailed as error:
             raise InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed") from error
 
