@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 import jsonschema
@@ -13,7 +13,7 @@ import openai
 import pytest
 from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources.tiny import make_chat
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -165,7 +165,7 @@ async def test_answers_to_schemas_of_all_kinds_are_valid(chat: Running) -> None:
 
 class Step(BaseModel):
     explanation: Literal["add", "carry"]
-    output: int
+    output: Annotated[int, Field(ge=0, le=999)]  # bounded: random weights may never end a number
 
 
 class Solution(BaseModel):
