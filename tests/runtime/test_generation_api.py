@@ -23,7 +23,8 @@ def client(chat):
 
 
 def strict(server):
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True)
+    return server.clients.enter_context(client)
 
 
 @pytest.fixture

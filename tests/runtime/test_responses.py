@@ -24,7 +24,8 @@ ASK = {"model": "tiny-chat", "input": "Hello", "max_output_tokens": 8, "temperat
 
 @pytest.fixture
 def client(chat):
-    return openai.OpenAI(base_url=f"{chat.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True)
+    with openai.OpenAI(base_url=f"{chat.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True) as client:
+        yield client
 
 
 def test_a_response_is_what_chat_says(client):
