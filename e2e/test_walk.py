@@ -59,7 +59,11 @@ def test_chat_streamed_says_the_same(examples: float, openai: OpenAI) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert len(chunks) > 5
-    assert chunks[-1].usage == whole.usage
+    # How much of the prompt was found in the cache depends on what the model answered before.
+    counts = {"prompt_tokens", "completion_tokens", "total_tokens"}
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.model_dump(include=counts) == whole.usage.model_dump(include=counts)
 
 
 def test_completions(examples: float, openai: OpenAI) -> None:
