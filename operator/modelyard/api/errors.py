@@ -3,6 +3,7 @@
     ApiError                       status  type                    code
     ├── InvalidRequest             400     invalid_request_error   (given)
     ├── AuthenticationFailed       401     authentication_error    invalid_api_key
+    ├── Forbidden                  403     permission_error        not_allowed
     ├── ModelNotFound              404     invalid_request_error   model_not_found
     ├── UnknownPath                404     invalid_request_error   unknown_url
     ├── MethodNotAllowed           405     invalid_request_error   method_not_allowed
@@ -58,6 +59,12 @@ class AuthenticationFailed(ApiError):
     """The API key is missing or wrong."""
 
     status, type, default_code = 401, "authentication_error", "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """The server's settings, or its kind, do not allow it."""
+
+    status, type, default_code = 403, "permission_error", "not_allowed"
 
 
 class ModelNotFound(ApiError):

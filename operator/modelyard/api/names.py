@@ -22,6 +22,12 @@ GATEWAY_PRIVATE_PORT = 9090
 REQUEST_ID_HEADER = "x-request-id"
 MODEL_HEADER = "x-modelyard-model"
 ENDPOINT_HEADER = "x-modelyard-endpoint"
+#: The code of an error where the body's shape has no room for it.
+ERROR_CODE_HEADER = "x-modelyard-error-code"
+
+#: Where the paths of Ollama's API begin, and the version of it that is spoken: clients switch what they can do by it.
+OLLAMA_PATH = "/api/"
+OLLAMA_VERSION = "0.13.0"
 
 ENV_PREFIX = "MODELYARD_"
 

@@ -103,7 +103,9 @@ class WaitingRoom:
 
     def _next_keepalive(self, exchange: Exchange, now: float) -> float:
         record = self._record()
-        return now + record.keepalive if exchange.streaming and record is not None and record.keepalive > 0 else float("inf")
+        if record is None or record.keepalive <= 0 or exchange.wanted_stream is None:
+            return float("inf")
+        return now + record.keepalive
 
     def _admit(self, size: int, can_start: Callable[[], bool]) -> None:
         record = self._startable(can_start)

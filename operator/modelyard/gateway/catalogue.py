@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -17,14 +18,26 @@ def list_models(directory: Directory) -> Answer:
 
     Some clients use only names that are listed here.
     """
-    names = directory.names()
-    entries = []
-    for record in directory.models():
-        held = [alias for alias in record.aliases if names[alias] is record and alias != record.name]
-        name = directory.public_name(record)
-        adapters = [adapter for adapter in record.of_adapters(name) if names[adapter] is record]
-        entries += [_entry(directory, record, each) for each in (name, *held, *adapters)]
+    entries = [_entry(directory, record, name) for name, record in names(directory)]
     return _answer({"object": "list", "data": entries})
+
+
+def names(directory: Directory) -> Iterator[tuple[str, ModelRecord]]:
+    """Yields the names to list, each with its model: of each model the shortest, its aliases and its adapters."""
+    known = directory.names()
+    for record in directory.models():
+        held = [alias for alias in record.aliases if known[alias] is record and alias != record.name]
+        name = directory.public_name(record)
+        adapters = [adapter for adapter in record.of_adapters(name) if known[adapter] is record]
+        yield from ((each, record) for each in (name, *held, *adapters))
+
+
+def created(record: ModelRecord) -> int:
+    """Returns when a model was created in Unix seconds, 0 where that is not known."""
+    try:
+        return int(datetime.fromisoformat(record.created).timestamp())
+    except ValueError:
+        return 0
 
 
 def show_model(directory: Directory, name: str) -> Answer:
@@ -36,7 +49,7 @@ def _entry(directory: Directory, record: ModelRecord, name: str) -> dict[str, An
     return {
         "id": name,
         "object": "model",
-        "created": _unix(record.created),
+        "created": created(record),
         "owned_by": record.key.partition("/")[0],
         "root": directory.public_name(record),
         "capabilities": list(record.capabilities),
@@ -45,10 +58,3 @@ def _entry(directory: Directory, record: ModelRecord, name: str) -> dict[str, An
 
 def _answer(document: dict[str, Any]) -> Answer:
     return Answer(200, JSON_TYPE, orjson.dumps(document))
-
-
-def _unix(rfc3339: str) -> int:
-    try:
-        return int(datetime.fromisoformat(rfc3339).timestamp())
-    except ValueError:
-        return 0

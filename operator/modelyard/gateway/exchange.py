@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelyard.api.errors import ApiError
-from modelyard.gateway import wire
+from modelyard.gateway import streams, wire
 
 if TYPE_CHECKING:
     from modelyard.gateway.downstream import Downstream
     from modelyard.gateway.metrics import ModelStats
+    from modelyard.gateway.streams import Stream
     from modelyard.gateway.types import Endpoint, ModelRecord
     from modelyard.gateway.upstream import UpstreamConnection
-
-_KEEPALIVE = b": waiting for a replica\n\n"
 
 
 @dataclass(slots=True)
@@ -37,10 +36,13 @@ class Request:
 
 
 class Exchange:
-    """A request and the state of its answer. Times are in seconds, on the monotonic clock."""
+    """A request and the state of its answer. Times are in seconds, on the monotonic clock.
+
+    ``streaming`` is what the body says of streams, or None when it says nothing.
+    """
 
     __slots__ = (
-        "_chunked", "_downstream", "_early", "_head", "_pieces", "_sse", "_tail", "bytes_sent", "close", "deadline", "endpoint", "error",
+        "_chunked", "_downstream", "_early", "_head", "_pieces", "_stream", "_tail", "bytes_sent", "close", "deadline", "endpoint", "error",
         "first_byte_at", "held_seconds", "interruption", "record", "relayed", "request", "started", "stats", "status", "streaming",
     )  # fmt: skip
 
@@ -48,7 +50,7 @@ class Exchange:
         self.request = request
         self.started = False
         self.relayed = False
-        self.streaming = False
+        self.streaming: bool | None = None
         self.close = request.close
         self.status = 0
         self.bytes_sent = 0
@@ -65,20 +67,25 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._tail = b""
         self._chunked = False
-        self._sse = False
+        self._stream: Stream | None = None
         self._early = False
+
+    @property
+    def wanted_stream(self) -> Stream | None:
+        """The kind of stream that the client waits for, in which it can be kept alive; None when it waits for a whole answer."""
+        return streams.asked_for(self.request.target, self.streaming)
 
     # Written by the upstream's leg.
 
-    def passes(self, status: int, sse: bool) -> bool:
+    def passes(self, status: int, stream: Stream | None) -> bool:
         """Says whether an upstream's answer goes to the client as it comes; others are kept whole, to be judged first."""
-        return status != 503 and (not self._early or (status == 200 and sse))
+        return status != 503 and (not self._early or (status == 200 and stream is self._stream))
 
-    def relay(self, status: int, lines: list[bytes], length: int | None, sse: bool) -> None:
+    def relay(self, status: int, lines: list[bytes], length: int | None, stream: Stream | None) -> None:
         """Begins to pass an upstream's answer on: from here no other replica can be tried."""
         self.relayed = True
         if not self._early:
-            self._open(status, lines, length, sse)
+            self._open(status, lines, length, stream)
 
     def body(self, data: bytes) -> None:
         """Adds a piece of the body."""
@@ -107,20 +114,22 @@ class Exchange:
     # Written by the gateway itself.
 
     def keepalive(self) -> None:
-        """Sends a comment to a streaming client that waits; the first one opens the answer."""
+        """Sends what means nothing to a streaming client that waits; the first time opens the answer."""
+        stream = self.wanted_stream
+        assert stream is not None, "whole answers are not begun before they are known"
         if not self._early:
-            self._open(200, [wire.SSE_TYPE], None, True)
+            self._open(200, [stream.lines], None, stream)
             self._early = True
-        self.body(_KEEPALIVE)
+        self.body(stream.keepalive)
         self.flush()
 
     def replay(self, answer: wire.Answer) -> None:
         """Sends a whole answer; a client that was kept alive gets it as an event."""
-        if self._early:
-            self.body(b"data: %b\n\n" % answer.body.replace(b"\n", b" ").strip())
+        if self._early and self._stream is not None:
+            self.body(self._stream.event(answer.body))
         else:
             head_only = self.request.method == b"HEAD"
-            self._open(answer.status, [answer.lines], len(answer.body), False)
+            self._open(answer.status, [answer.lines], len(answer.body), None)
             self.body(b"" if head_only else answer.body)
         self.flush(ended=True)
 
@@ -128,20 +137,19 @@ class Exchange:
         """Ends the answer with an error, visibly: as the answer, as an event, or by cutting the connection short of the end."""
         self.error = error
         if not self.started or (self._early and not self.relayed):
-            self.replay(wire.error_answer(error))
+            self.replay(wire.error_answer(error, streams.error_body(error, self.request.target)))
             return
         self.close = True
-        if self._sse and self._chunked:
-            separator = b"" if self._tail.endswith((b"\n\n", b"\r\n\r\n")) else b"\n\n"
-            self.body(separator + wire.error_event(error))
+        if self._stream is not None and self._chunked:
+            self.body(self._stream.event(streams.error_body(error, self.request.target), self._tail))
             self.flush()
 
-    def _open(self, status: int, lines: list[bytes], length: int | None, sse: bool) -> None:
+    def _open(self, status: int, lines: list[bytes], length: int | None, stream: Stream | None) -> None:
         """Begins the answer; ``length`` is the body's in bytes, or None when only its end will tell."""
         self.started = True
         self.status = status
         self.first_byte_at = self._downstream.now()
-        self._sse = sse
+        self._stream = stream
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif self.request.http10:

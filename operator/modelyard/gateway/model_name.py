@@ -28,10 +28,10 @@ _CONTENT_TYPE = re.compile(rb"^content-type:[ \t]*([^\r\n]*)", re.IGNORECASE | r
 
 
 class Wanted(NamedTuple):
-    """What routing needs of a body."""
+    """What routing needs of a body; ``stream`` is None where it says nothing of streams, or something else."""
 
     model: str
-    stream: bool
+    stream: bool | None
 
 
 async def read_wanted(body: bytes, lines: bytes = b"") -> Wanted:
@@ -51,7 +51,8 @@ def _wanted(document: Any) -> Wanted:
         raise InvalidRequest("The request body must be a JSON object.")
     model = document.get("model")
     if type(model) is str and model:
-        return Wanted(model, document.get("stream") is True)
+        stream = document.get("stream")
+        return Wanted(model, stream if type(stream) is bool else None)
     if model is None:
         raise InvalidRequest("You must provide a model parameter.", param="model", code="missing_required_parameter")
     raise InvalidRequest("'model' must be a non-empty string: the name of a model from /v1/models.", param="model", code="invalid_type")

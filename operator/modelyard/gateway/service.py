@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from urllib.parse import unquote_to_bytes
 
-from modelyard.api.errors import ApiError, BadGateway, InternalError, MethodNotAllowed, Unavailable, UnknownPath
-from modelyard.gateway import catalogue
+from modelyard.api.errors import ApiError, BadGateway, InternalError, Unavailable
+from modelyard.gateway import routes
 from modelyard.gateway.access_log import AccessLog
 from modelyard.gateway.balancer import Balancer
 from modelyard.gateway.demand import Changes
@@ -22,15 +21,6 @@ from modelyard.gateway.reader import Limits
 from modelyard.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
-_MODELS = b"/v1/models"
-#: Paths that every model server knows, to tell a wrong method from a wrong path; others are the replica's to judge.
-_POSTED = frozenset(
-    b"/v1/" + path
-    for path in (
-        b"chat/completions", b"responses", b"completions", b"embeddings", b"rerank", b"score", b"classify", b"audio/transcriptions",
-        b"audio/translations",
-    )
-)  # fmt: skip
 
 
 class Service:
@@ -104,20 +94,10 @@ class Service:
         if request.error is not None:
             raise request.error
         path = request.target.partition(b"?")[0]
-        method = request.method
-        if path == _MODELS or path.startswith(b"/v1/models/"):
-            if method not in (b"GET", b"HEAD"):
-                raise MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use GET.")
-            name = unquote_to_bytes(path[len(_MODELS) + 1 :]).decode("utf-8", "replace")
-            exchange.replay(catalogue.show_model(self._directory, name) if name else catalogue.list_models(self._directory))
-        elif not path.startswith(b"/v1/") or b".." in path:
-            raise UnknownPath(f"Unknown path {_text(path)}. The API is under /v1.")
-        elif method != b"POST":
-            if path not in _POSTED:
-                raise UnknownPath(f"Unknown path {_text(path)}.")
-            raise MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use POST.")
-        else:
+        if request.method == b"POST" and routes.passes(path):
             await self.forward(exchange)
+        else:
+            exchange.replay(routes.answer(self._directory, request.method, path))
 
     async def forward(self, exchange: Exchange) -> None:
         """Passes a request to a replica of its model and the answer back, as both come.
@@ -126,7 +106,7 @@ class Service:
         side effects.
         """
         wanted = await read_wanted(exchange.request.body, exchange.request.lines)
-        record = self._directory.resolve(wanted.model)
+        record = self._directory.names().get(wanted.model) or routes.resolve(self._directory, exchange.request.target, wanted.model)
         group = self.balancer.group(record)
         exchange.record, exchange.stats, exchange.streaming = record, group.stats, wanted.stream
         retried = False
@@ -173,7 +153,3 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()
-
-
-def _text(path: bytes) -> str:
-    return path[:256].decode("ascii", "replace")

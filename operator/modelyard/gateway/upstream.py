@@ -14,21 +14,24 @@ from typing import Any
 import httptools
 import orjson
 
-from modelyard.gateway import wire
+from modelyard.api.names import ERROR_CODE_HEADER
+from modelyard.gateway import streams, wire
 from modelyard.gateway.errors import ConnectFailed, ConnectionLost, Draining, InvalidAnswer, UpstreamFailed
 from modelyard.gateway.exchange import Exchange
+from modelyard.gateway.streams import Stream
 from modelyard.gateway.types import Endpoint
 
 _MAX_HEAD = 64 * 1024
 _MAX_KEPT = 256 * 1024
 _JOINED = 64 * 1024
+_DRAINING = f"{ERROR_CODE_HEADER}: draining\r\n".encode()
 
 
 class UpstreamConnection(asyncio.Protocol):
     """A connection to a replica. Between requests it has no exchange, and anything that arrives then ends it."""
 
     __slots__ = (
-        "_chunked", "_done", "_exchange", "_kept", "_length", "_lines", "_parser", "_read", "_sse", "_status", "_transport",
+        "_chunked", "_done", "_exchange", "_kept", "_length", "_lines", "_parser", "_read", "_status", "_stream", "_transport",
         "closed", "idle_since", "reusable",
     )  # fmt: skip
 
@@ -46,7 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._lines: list[bytes] = []
         self._length: int | None = None
         self._chunked = False
-        self._sse = False
+        self._stream: Stream | None = None
         self._status = 0
         self._read = 0
         self._kept: bytearray | None = None
@@ -132,7 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
             return  # A trailer: the head is out.
         lowered = name.lower()
         if lowered == b"content-type":
-            self._sse = wire.is_event_stream(value)
+            self._stream = streams.of_type(value)
         elif lowered in wire.ANSWER_ENDS_HERE:
             if lowered == b"content-length":
                 self._length = int(value)
@@ -150,9 +153,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._status = status
         exchange = self._exchange
         assert exchange is not None
-        if exchange.passes(status, self._sse):
+        if exchange.passes(status, self._stream):
             length = 0 if status in (204, 304) else None if self._chunked else self._length
-            exchange.relay(status, self._lines, length, self._sse)
+            exchange.relay(status, self._lines, length, self._stream)
         else:
             self._kept = bytearray()
 
@@ -267,13 +270,15 @@ class Pool:
     def _judge(answer: wire.Answer | None, exchange: Exchange) -> None:
         if answer is None:
             return
-        if answer.status == 503 and _is_draining(answer.body):
+        if answer.status == 503 and _is_draining(answer):
             raise Draining(answer)
         exchange.replay(answer)
 
 
-def _is_draining(body: bytes) -> bool:
+def _is_draining(answer: wire.Answer) -> bool:
+    if _DRAINING in answer.lines:
+        return True
     try:
-        return bool(orjson.loads(body)["error"]["code"] == "draining")
+        return bool(orjson.loads(answer.body)["error"]["code"] == "draining")
     except (orjson.JSONDecodeError, TypeError, KeyError):
         return False

@@ -34,7 +34,7 @@ ANSWER_ENDS_HERE = HOP_BY_HOP | {b"content-length", REQUEST_ID_HEADER.encode(), 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON_TYPE = b"content-type: application/json\r\n"
-SSE_TYPE = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+TEXT_TYPE = b"content-type: text/plain; charset=utf-8\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CLOSE = b"connection: close\r\n"
@@ -65,17 +65,7 @@ def without_nominated(lines: list[bytes], connection: bytes) -> list[bytes]:
     return [line for line in lines if not line.lower().startswith(nominated)]
 
 
-def error_answer(error: ApiError) -> Answer:
-    """Returns an error as clients of OpenAI's API expect it."""
+def error_answer(error: ApiError, body: bytes) -> Answer:
+    """Returns an error as an answer with the body that its clients expect."""
     lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in error.headers().items())
-    return Answer(error.status, JSON_TYPE + lines, error.to_json())
-
-
-def error_event(error: ApiError) -> bytes:
-    """Returns an error as a server-sent event, for a stream whose head is already out."""
-    return b"data: %b\n\n" % error.to_json()
-
-
-def is_event_stream(content_type: bytes) -> bool:
-    """Says whether a ``Content-Type`` is that of server-sent events."""
-    return content_type[:17].lower() == b"text/event-stream"
+    return Answer(error.status, JSON_TYPE + lines, body)
