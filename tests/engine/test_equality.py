@@ -142,14 +142,21 @@ def half_right(prompts: list[list[int]], references: list[Any]) -> Any:
     return draft
 
 
+#: Where keys and values lie, and how many requests prove it. Pages of three blocks: some of what is shared is copied, some is not.
+MEMORIES = [({}, 64), ({"kv_cache": "paged", "page_tokens": 48}, 24)]
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_a_crowd_gets_what_generate_says_with_every_trick_on(kit: Any, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("memory", "requests"), MEMORIES, ids=["slots", "pages"])
+async def test_a_crowd_gets_what_generate_says_with_every_trick_on(
+    kit: Any, family: str, memory: dict[str, Any], requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts = related_prompts(seed=11, count=12, longest=70)
     references = kit.references(family, prompts, new_tokens=28)
     monkeypatch.setattr(Speculator, "draft", half_right(prompts, references))
-    async with kit.engine(family, max_model_length=112, kv_cache_tokens=256, **TRICKS) as engine:
-        got = await crowd(kit, engine, prompts, requests=64 if family in NAMED else 24, new_tokens=28)
+    async with kit.engine(family, max_model_length=112, kv_cache_tokens=256, **TRICKS, **memory) as engine:
+        got = await crowd(kit, engine, prompts, requests=requests if family in NAMED else 24, new_tokens=28)
         await kit.settled(engine)
         check_crowd(engine, got, references)
 

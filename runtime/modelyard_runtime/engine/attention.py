@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from modelyard_runtime.engine.cache import KVCache
 from modelyard_runtime.engine.layout import StepLayout
 from modelyard_runtime.engine.scores import AttentionRule
+from modelyard_runtime.engine.storage import Cache
 
 #: The name under which models find the function.
 NAME = "modelyard"
@@ -26,7 +26,7 @@ NAME = "modelyard"
 class AttentionStep:
     """One forward pass: its cache, its layout, and the layers that attended."""
 
-    cache: KVCache
+    cache: Cache
     layout: StepLayout
     layers: list[int] = field(default_factory=list)
 

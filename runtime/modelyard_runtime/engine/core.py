@@ -5,8 +5,6 @@ import logging
 import torch
 
 from modelyard_runtime.engine.base import EngineFailed, FinishReason, GenerationRequest, RequestFailed, SamplingParams, TokenEvent
-from modelyard_runtime.engine.blocks import SlotTable
-from modelyard_runtime.engine.cache import KVCache
 from modelyard_runtime.engine.capacity import Capacity
 from modelyard_runtime.engine.counts import Counts
 from modelyard_runtime.engine.runner import Runner, Scores
@@ -14,6 +12,7 @@ from modelyard_runtime.engine.sampler import Sampled, failure_of, sample, token_
 from modelyard_runtime.engine.scheduler import Scheduler, Work, ending
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.engine.storage import storage
 from modelyard_runtime.engine.throttle import Throttle, is_out_of_memory
 from modelyard_runtime.models.loading import LoadedModel
 
@@ -46,8 +45,7 @@ class Core:
     def reset(self) -> None:
         """Begins anew with the same weights: no sequences, and a cache that nothing was written to."""
         capacity = self._capacity
-        cache = KVCache(capacity.slots, capacity.length)
-        self.table = SlotTable(capacity.slots, capacity.blocks, cache)
+        cache, self.table = storage(capacity)
         self._throttle = Throttle()
         self.scheduler = Scheduler(self.table, capacity.sequences, self._settings, self._throttle, self.counts)
         self._runner = Runner(self._model.model, cache, self._model.device)

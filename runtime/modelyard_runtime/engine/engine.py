@@ -26,6 +26,7 @@ from modelyard_runtime.engine.lora import Adapter, Adapters, targets_of
 from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.engine.storage import page_of
 from modelyard_runtime.engine.stream import SequenceStream
 from modelyard_runtime.engine.warmup import warmup_requests
 from modelyard_runtime.engine.watchdog import Watchdog
@@ -49,8 +50,8 @@ class TransformersEngine:
     """
 
     def __init__(self, model: LoadedModel, settings: EngineSettings):
-        bytes_per_token = adopt(model)
-        self.capacity = choose_capacity(model, settings, bytes_per_token)
+        page = page_of(settings, model.device)
+        self.capacity = choose_capacity(model, settings, adopt(model, page), page)
         logger.info("KV cache: %s", self.capacity)
         self.adapters = Adapters(targets_of(model.model), model.device, model.dtype)
         self._core = Core(model, settings, self.capacity)

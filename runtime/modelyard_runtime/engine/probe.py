@@ -7,8 +7,8 @@ fluently. So its scores are compared with its own attention's, over a prompt rea
 import torch
 
 from modelyard_runtime.engine.attention import NAME, AttentionStep, attending
-from modelyard_runtime.engine.cache import KVCache
 from modelyard_runtime.engine.layout import Span, StepLayout
+from modelyard_runtime.engine.storage import Cache, small
 from modelyard_runtime.errors import UnsupportedModel
 from modelyard_runtime.models.loading import LoadedModel
 
@@ -18,8 +18,11 @@ _LENGTH = 6
 
 
 @torch.inference_mode()
-def adopt(loaded: LoadedModel) -> int:
-    """Gives the model our attention; returns the bytes that one token takes in the KV cache. Raises UnsupportedModel."""
+def adopt(loaded: LoadedModel, page: int | None = None) -> int:
+    """Gives the model our attention over slots, or pages of so many tokens; returns the bytes that one token takes in the KV cache.
+
+    Raises UnsupportedModel.
+    """
     config = loaded.config.get_text_config()
     foreign = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if foreign or getattr(config, "attention_chunk_size", None):
@@ -31,7 +34,7 @@ def adopt(loaded: LoadedModel) -> int:
         _use(loaded, "eager")
         expected = _reference(loaded, tokens)
         _use(loaded, NAME)
-        cache = KVCache(slots=2, length=_LENGTH)
+        cache = small(2, _LENGTH, page)
         got, layers = _ours(loaded, tokens, cache)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise UnsupportedModel(f"{_kind(loaded)} cannot be run by this engine: {type(error).__name__}: {error}", _REMEDY) from error
@@ -51,7 +54,7 @@ def _reference(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
     return logits[0, -1].float()
 
 
-def _ours(loaded: LoadedModel, tokens: list[int], cache: KVCache) -> tuple[torch.Tensor, list[int]]:
+def _ours(loaded: LoadedModel, tokens: list[int], cache: Cache) -> tuple[torch.Tensor, list[int]]:
     """Reads all but one token, then decodes that one beside another prompt; returns the last scores and the layers that attended."""
     split = _LENGTH // 2
     steps = [

@@ -8,10 +8,10 @@ from torch import nn
 
 from modelyard_runtime.engine import multimodal
 from modelyard_runtime.engine.attention import AttentionStep, attending
-from modelyard_runtime.engine.cache import KVCache
 from modelyard_runtime.engine.layout import StepLayout
 from modelyard_runtime.engine.lora import Rows, adapting
 from modelyard_runtime.engine.scheduler import Work
+from modelyard_runtime.engine.storage import Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Runner:
     """A model whose attention is ours, and the cache that it works on."""
 
     model: nn.Module
-    cache: KVCache
+    cache: Cache
     device: torch.device
 
     def forward(self, work: list[Work]) -> Scores:

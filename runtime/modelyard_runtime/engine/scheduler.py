@@ -14,11 +14,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from modelyard_runtime.engine.base import FinishReason
-from modelyard_runtime.engine.blocks import BLOCK, SlotTable, blocks_for
+from modelyard_runtime.engine.blocks import BLOCK, blocks_for
 from modelyard_runtime.engine.counts import Counts
 from modelyard_runtime.engine.layout import Span, packing_order
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.engine.storage import Table
 from modelyard_runtime.engine.throttle import Throttle
 
 #: Tokens of remaining prompt that one step of waiting outweighs.
@@ -54,7 +55,7 @@ class Work:
 class Scheduler:
     """Sequences that wait and run. ``sequences`` may run at once."""
 
-    def __init__(self, table: SlotTable, sequences: int, settings: EngineSettings, throttle: Throttle, counts: Counts):
+    def __init__(self, table: Table, sequences: int, settings: EngineSettings, throttle: Throttle, counts: Counts):
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._counts = counts

@@ -1,6 +1,9 @@
 """Settings of the engine."""
 
 from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+KvCache = Literal["auto", "slots", "paged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +14,8 @@ class EngineSettings:
     ``prefill_tokens`` are prompt tokens read in one step, and ``prefill_tokens_beside_decodes`` those while other sequences stream: each
     adds to the time between their tokens, and to the time until a prompt that comes meanwhile is looked at. These are for CPU, where a step
     costs about as much as 30 rows in it: see `chunks`. ``speculative_tokens`` are guessed per sequence and step at most, 0 for none.
-    ``step_timeout`` is in seconds: a step that takes longer is taken for a hang.
+    ``step_timeout`` is in seconds: a step that takes longer is taken for a hang. ``kv_cache`` auto is slots on a processor and pages on a
+    GPU; ``page_tokens`` is a multiple of 16.
     """
 
     max_model_length: int | None = None
@@ -22,8 +26,17 @@ class EngineSettings:
     prefix_caching: bool = True
     speculative_tokens: int = 0
     step_timeout: float = 120.0
+    kv_cache: KvCache = "auto"
+    page_tokens: int | None = None
 
 
-def chunks(device: str) -> dict[str, int]:
-    """Returns the prompt tokens per step for a type of device, as fields of `EngineSettings`."""
+class Chunks(TypedDict, total=False):
+    """Fields of `EngineSettings` that depend on the device."""
+
+    prefill_tokens: int
+    prefill_tokens_beside_decodes: int
+
+
+def chunks(device: str) -> Chunks:
+    """Returns the prompt tokens per step for a type of device."""
     return {} if device == "cpu" else {"prefill_tokens": 2048, "prefill_tokens_beside_decodes": 512}
