@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from modelyard.api.errors import Unavailable
 from modelyard_runtime.sources.tiny import make_chat
 from modelyard_runtime.structured.compiler import GrammarCompiler, GrammarRefused
 from modelyard_runtime.structured.grammar import choice, grammar, json_rule, pattern
@@ -17,12 +18,17 @@ from modelyard_runtime.structured.matcher import GrammarFailed
 from modelyard_runtime.structured.schema import SchemaRefused, normalised
 from transformers import AutoTokenizer
 
+from .children import stopping
+
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 150}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+
+#: Takes hours to compile.
+HOSTILE = {"allOf": [{"type": "string", "pattern": f"^.*a.{{{i}}}$"} for i in range(1, 40)]}
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +217,9 @@ async def test_what_does_not_compile_says_why(compiler: GrammarCompiler, schema:
 
 async def test_hostile_grammars_end_in_time_and_harm_no_one(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.3)
-    hostile = {"allOf": [{"type": "string", "pattern": f"^.*a.{{{i}}}$"} for i in range(1, 40)]}
     try:
         with pytest.raises(GrammarRefused, match="make it simpler"):
-            await compiler.compile(grammar(json_rule(normalised(hostile))))
+            await compiler.compile(grammar(json_rule(normalised(HOSTILE))))
         assert await accepts(compiler, tokenizer, grammar(json_rule(PERSON)), json.dumps({"name": "Ada", "age": 36}))
     finally:
         compiler.close()
@@ -222,8 +227,32 @@ async def test_hostile_grammars_end_in_time_and_harm_no_one(tokenizer: Any) -> N
 
 def process_of(compiler: GrammarCompiler) -> int:
     assert compiler._trial is not None
-    assert compiler._trial._process is not None
-    return compiler._trial._process.pid
+    assert compiler._trial.child.process is not None
+    return compiler._trial.child.process.pid
+
+
+async def test_what_took_too_long_is_refused_at_once_the_next_time(tokenizer: Any) -> None:
+    compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.3)
+    rules = grammar(json_rule(normalised(HOSTILE)))
+    try:
+        with pytest.raises(GrammarRefused, match=r"longer than 0\.3 s"):
+            await compiler.compile(rules)
+    finally:
+        compiler.close()
+    with pytest.raises(GrammarRefused, match=r"longer than 0\.3 s"):  # by a compiler that can compile nothing any more
+        await compiler.compile(rules)
+    with pytest.raises(Unavailable, match="being unloaded"):
+        await compiler.compile(grammar(choice(["yes"])))
+
+
+async def test_refusals_are_bounded_and_take_nobodys_grammar_away(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler._refused, "_size", 3)
+    good = await compiler.compile(grammar(choice(["yes"])))
+    for index in range(5):
+        with pytest.raises(GrammarRefused):
+            await compiler.compile(grammar(pattern(f"{index}(")))
+    assert len(compiler._refused._entries) == 3
+    assert await compiler.compile(grammar(choice(["yes"]))) is good
 
 
 async def test_a_process_that_is_ended_is_no_fault_of_the_grammar(compiler: GrammarCompiler) -> None:
@@ -236,15 +265,29 @@ async def test_a_process_that_is_ended_is_no_fault_of_the_grammar(compiler: Gram
 
 
 @pytest.mark.parametrize("size", [1, 300], ids=["answer", "question"])
-async def test_a_process_that_hangs_is_ended_and_the_grammar_not_blamed_for_good(tokenizer: Any, size: int) -> None:
+async def test_a_process_that_hangs_gives_way_to_another(tokenizer: Any, size: int) -> None:
     compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=1.0)
     rules = grammar(json_rule(normalised({"enum": [f"{index:0500}" for index in range(size)]})))
     try:
         await compiler.compile(grammar(json_rule(normalised(PERSON))))
         os.kill(process_of(compiler), signal.SIGSTOP)
-        with pytest.raises(GrammarRefused, match="longer than 1 s"):
-            await compiler.compile(rules)
         await compiler.compile(rules)
+    finally:
+        compiler.close()
+
+
+async def test_no_grammar_is_blamed_where_no_process_answers(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.2)
+    rules = grammar(json_rule(normalised(PERSON)))
+    try:
+        await compiler.compile(grammar(choice(["yes"])))
+        assert compiler._trial is not None
+        monkeypatch.setattr("modelyard_runtime.child._START_SECONDS", 0.5)
+        with stopping(compiler._trial.child), pytest.raises(Unavailable, match="does not answer") as failure:
+            await compiler.compile(rules)
+        assert failure.value.retry_after
+        monkeypatch.undo()
+        assert await compiler.compile(rules)
     finally:
         compiler.close()
 

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from modelyard.api.errors import InvalidRequest
+from modelyard.api.errors import InvalidRequest, Unavailable
+from modelyard_runtime.errors import Crashed
 from modelyard_runtime.models.prompt import ChatPrompt, Ending
 from modelyard_runtime.models.reader import PromptReader
 from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer
 from modelyard_runtime.sources.tiny import make_chat
 from transformers import AutoTokenizer
+
+from .children import stopping
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,7 @@ def reader(only_reader: PromptReader) -> Iterator[PromptReader]:
     only_reader._tokenizer.chat_template = template
 
 
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 HELLO = ChatPrompt([{"role": "user", "content": "Hello"}])
 
 
@@ -60,7 +64,7 @@ async def test_what_a_template_refuses_is_the_clients_error(reader: PromptReader
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "took longer than"),
+        (LOOP, "took longer than"),
         ("{{ 'x' * 3000000000 }}", "needs more than 512 MiB"),
         (
             "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
@@ -85,8 +89,9 @@ async def test_a_hostile_template_is_ended_and_the_next_prompt_read(
 
 
 def process_of(reader: PromptReader) -> int:
-    assert reader._renderer._process is not None
-    return reader._renderer._process.pid
+    process = reader._renderer._child.process
+    assert process is not None
+    return process.pid
 
 
 async def test_a_process_that_is_ended_is_no_fault_of_the_template(reader: PromptReader) -> None:
@@ -98,19 +103,28 @@ async def test_a_process_that_is_ended_is_no_fault_of_the_template(reader: Promp
     assert await asked == tokens
 
 
-@pytest.mark.parametrize("starting", [True, False])
-async def test_a_process_that_takes_no_question_is_ended_in_time(
-    reader: PromptReader, monkeypatch: pytest.MonkeyPatch, *, starting: bool
+@pytest.mark.parametrize("words", [1, 100_000], ids=["answer", "question"])
+async def test_a_process_that_hangs_gives_way_to_another(reader: PromptReader, monkeypatch: pytest.MonkeyPatch, words: int) -> None:
+    await reader.chat(HELLO)
+    monkeypatch.setattr(TemplateRenderer, "seconds", 1.0)
+    os.kill(process_of(reader), signal.SIGSTOP)
+    assert len(await reader.chat(ChatPrompt([{"role": "user", "content": "word " * words}]))) > words
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_no_template_is_blamed_where_no_process_answers(
+    reader: PromptReader, monkeypatch: pytest.MonkeyPatch, *, running: bool
 ) -> None:
     tokens = await reader.chat(HELLO)
-    monkeypatch.setattr(TemplateRenderer, "seconds", 0.5)
-    if starting:
-        monkeypatch.setattr("modelyard_runtime.models.templates._START_SECONDS", 0.0)
+    monkeypatch.setattr(TemplateRenderer, "seconds", 0.2)
+    monkeypatch.setattr("modelyard_runtime.child._START_SECONDS", 0.5)
+    if not running:
         os.kill(process_of(reader), signal.SIGKILL)
-    else:
-        os.kill(process_of(reader), signal.SIGSTOP)
-    with pytest.raises(InvalidRequest, match="took longer than"):
-        await reader.chat(ChatPrompt([{"role": "user", "content": "word " * 100_000}]))
+    with stopping(reader._renderer._child), pytest.raises(Unavailable, match="Send the request again") as failure:
+        await reader.chat(HELLO)
+    assert failure.value.retry_after
+    with stopping(reader._renderer._child), pytest.raises(Crashed, match="process that renders chat templates"):
+        reader.check_template()
     monkeypatch.undo()
     assert await reader.chat(HELLO) == tokens
 

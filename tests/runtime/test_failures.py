@@ -2,11 +2,14 @@
 
 import shutil
 import threading
+from contextlib import suppress
 
 import httpx
 import numpy as np
+import psutil
 from modelyard.api.reasons import Reason
 from modelyard_runtime.engine.runner import Runner
+from modelyard_runtime.models.templates import TemplateRenderer
 from modelyard_runtime.sources.resolve import resolve
 from safetensors.numpy import load_file, save_file
 
@@ -117,3 +120,42 @@ def test_a_conversation_that_the_template_refuses_is_the_client_s_error(start, c
 def test_the_schema_of_the_api_is_served(chat):
     paths = httpx.get(f"{chat.url}/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"} <= set(paths)
+
+
+def renderers():
+    """Processes of this one that render chat templates, by their ids."""
+    children = psutil.Process().children()
+    return {child.pid: child for child in children if "template_worker" in " ".join(child.cmdline())}
+
+
+def test_a_template_process_that_is_stopped_is_no_fault_of_the_request(start, monkeypatch):
+    before = renderers()
+    server = start()
+    monkeypatch.setattr(TemplateRenderer, "seconds", 0.3)
+    url = f"{server.url}/v1/chat/completions"
+
+    def stop():
+        for pid, process in renderers().items():
+            if pid not in before:
+                process.suspend()
+
+    stop()
+    assert httpx.post(url, json=HELLO, timeout=60).status_code == 200
+    stop()
+    over = threading.Event()
+
+    def keep_stopping():
+        while not over.wait(0.001):
+            with suppress(psutil.NoSuchProcess):
+                stop()
+
+    monkeypatch.setattr("modelyard_runtime.child._START_SECONDS", 0.5)
+    stopper = threading.Thread(target=keep_stopping)
+    stopper.start()
+    answer = httpx.post(url, json=HELLO, timeout=60)
+    over.set()
+    stopper.join()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["code"] == "template_process_failed"
+    monkeypatch.undo()
+    assert httpx.post(url, json=HELLO, timeout=60).status_code == 200

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from modelyard.api.errors import InvalidRequest
+from modelyard.api.errors import InvalidRequest, Unavailable
 
+from modelyard_runtime.child import Unreachable
+from modelyard_runtime.errors import Crashed
 from modelyard_runtime.models.prompt import ChatPrompt
 from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer, control_tokens, marked
+
+logger = logging.getLogger(__name__)
 
 #: Threads that read prompts: a tokenizer that hangs cannot take more of the process than these.
 READERS = 2
@@ -31,7 +36,7 @@ class PromptReader:
         return bool(self._tokenizer.chat_template)
 
     async def chat(self, prompt: ChatPrompt) -> list[int]:
-        """Returns the tokens of a conversation. Raises InvalidRequest when the template refuses it.
+        """Returns the tokens of a conversation. Raises InvalidRequest when the template refuses it, Unavailable when none can be rendered.
 
         What clients wrote is text even where it spells a token that structures the conversation.
         """
@@ -50,12 +55,19 @@ class PromptReader:
         return await self._on_thread(lambda: [token or "" for token in self._tokenizer.convert_ids_to_tokens(list(tokens))])
 
     def check_template(self) -> None:
-        """Renders a greeting; blocks. Raises TemplateRefused when the template is broken; one that only minds the greeting is not."""
+        """Renders a greeting; blocks. Raises TemplateRefused when the template is broken; one that only minds the greeting is not.
+
+        Raises Crashed when nothing can be rendered.
+        """
         try:
             self._render(ChatPrompt([{"role": "user", "content": "Hello"}]))
         except TemplateRefused as refusal:
             if refusal.broken:
                 raise
+        except Unreachable as failure:
+            raise Crashed(
+                f"the process that renders chat templates: {failure}", "give the server more memory, and start it again"
+            ) from failure
 
     def close(self) -> None:
         """Ends the threads and the process; prompts that are being read fail."""
@@ -75,10 +87,17 @@ class PromptReader:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error}. Change the messages, or use /v1/completions.", param="messages"
             ) from error
+        except Unreachable as failure:
+            logger.warning("the process that renders chat templates: %s", failure)
+            raise Unavailable(
+                "The chat template could not be rendered now: its process does not answer. Send the request again.",
+                code="template_process_failed",
+                retry_after=5,
+            ) from failure
         return list(encoded["input_ids"])
 
     def _render(self, prompt: ChatPrompt) -> tuple[str, bool]:
-        """Returns the text, and whether control tokens in it are marked as text. Raises TemplateRefused or ValueError."""
+        """Returns the text, and whether control tokens in it are marked as text. Raises TemplateRefused, ValueError or Unreachable."""
         template = self._tokenizer.get_chat_template(None, prompt.tools)
         safe = marked(prompt, control_tokens(self._tokenizer, template))
         return self._renderer.render(template, safe, self._tokenizer.special_tokens_map), safe != prompt

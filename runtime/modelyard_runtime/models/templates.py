@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import orjson
 from transformers.utils.chat_template_utils import mark_control_tokens
 
-from modelyard_runtime import framing
+from modelyard_runtime.child import Child, Ended, Overran
 from modelyard_runtime.models.prompt import ChatPrompt, Ending
 
-_START_SECONDS = 60.0
 _MOST_BYTES = 256 << 20
-#: What ends the process need not be the template it renders; if it ends again, in a new process, it is.
-_ATTEMPTS = 2
-#: What the process needs of the environment: to find Python and its packages, and to tell the time. No secret is among it.
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TZ")
 
 
 class TemplateRefused(ValueError):
@@ -55,16 +46,16 @@ def marked(prompt: ChatPrompt, controls: re.Pattern[str]) -> ChatPrompt:
 class TemplateRenderer:
     """Renders templates in a child process, one at a time. May be used from several threads."""
 
-    #: Seconds that a template may take; a real one takes well under a millisecond per message.
+    #: Seconds on the processor that a template may take; a real one takes well under a millisecond per message.
     seconds: ClassVar[float] = 5.0
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child = Child("modelyard_runtime.models.template_worker", {}, most_bytes=_MOST_BYTES)
         self._lock = threading.Lock()
 
     def render(self, template: str, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
-        """Returns the text of a conversation. Raises TemplateRefused."""
-        request = {
+        """Returns the text of a conversation. Raises TemplateRefused, or Unreachable when the process does not render anything."""
+        conversation = {
             "conversations": [prompt.messages],
             "chat_template": template,
             "tools": prompt.tools,
@@ -73,53 +64,19 @@ class TemplateRenderer:
             **special_tokens,
             **prompt.variables,
         }
-        with self._lock:
-            answer = self._ask(orjson.dumps(request))
+        try:
+            with self._lock:
+                answer = self._child.ask(conversation, self.seconds)
+        except Overran:
+            raise TemplateRefused(f"it took longer than {self.seconds:g} s, which is the limit", broken=True) from None
+        except Ended:
+            raise TemplateRefused("it ended the process that renders it", broken=True) from None
         if "error" in answer:
             raise TemplateRefused(answer["message"], broken=answer["error"] in {"TemplateSyntaxError", "MemoryError"})
         return str(answer["text"])
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process; what is being rendered fails."""
+        self._child.kill()
         with self._lock:
-            self._end()
-
-    def _ask(self, request: bytes) -> dict[str, Any]:
-        for _ in range(_ATTEMPTS):
-            try:
-                return self._answer(request)
-            except TimeoutError:
-                self._end()
-                raise TemplateRefused(f"it took longer than {self.seconds:g} s, which is the limit", broken=True) from None
-            except OSError:
-                self._end()
-        raise TemplateRefused("it ended the process that renders it", broken=True)
-
-    def _answer(self, request: bytes) -> dict[str, Any]:
-        process = self._running()
-        framing.send(process, request, self.seconds)
-        return _read(process, self.seconds)
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        """Returns the process, started where there is none."""
-        if self._process is None or self._process.poll() is not None:
-            self._end()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "modelyard_runtime.models.template_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            )
-            _read(self._process, _START_SECONDS)
-        return self._process
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-
-def _read(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-    answer: dict[str, Any] = orjson.loads(framing.receive(process, seconds, _MOST_BYTES))
-    return answer
+            self._child.close()
