@@ -119,7 +119,7 @@ class StepLayout:
     def note(self, key: torch.Tensor, value: torch.Tensor) -> None:
         """Takes down which tokens have keys or values, each [1, kv_heads, T, head_dim], that are not numbers; a sum tells."""
         for rows in (key, value):
-            self.doubt.add_(rows.sum((0, 1, 3), dtype=torch.float32), alpha=0)
+            self.doubt.add_(rows.sum((0, 1, 3), dtype=torch.float32).to(self.doubt.device), alpha=0)
 
     def spoiled(self) -> list[bool]:
         """Returns, for each token, whether `note` saw something that is not a number."""

@@ -44,7 +44,7 @@ class Part:
         full = len(tables[0]) * page
         numbers = [used, tables, [0, *accumulate(lengths)], [n * full for n in range(len(lengths) + 1)]]
         rows = slice(row, row + sum(lengths))
-        tensors = (torch.tensor(each, dtype=torch.int32, device=device) for each in numbers)
+        tensors = (torch.tensor(each, dtype=torch.int32).to(device) for each in numbers)
         return cls(rows, tuple(lengths), reach or max(used), *tensors)
 
     def to(self, device: torch.device) -> "Part":
