@@ -7,13 +7,10 @@ step does not end, it is dead, and says so.
 
 import asyncio
 import logging
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import TypeVar
 
 import torch
 
@@ -21,29 +18,25 @@ from modelyard_runtime.engine.base import EngineFailed, EngineStats, GenerationR
 from modelyard_runtime.engine.blocks import BLOCK, blocks_for
 from modelyard_runtime.engine.capacity import choose_capacity
 from modelyard_runtime.engine.checks import check_size, check_tokens
-from modelyard_runtime.engine.core import Core, Outcome, Outcomes
+from modelyard_runtime.engine.core import Core, Outcomes
 from modelyard_runtime.engine.lora import Adapter, Adapters, targets_of
 from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.storage import page_of
 from modelyard_runtime.engine.stream import SequenceStream
+from modelyard_runtime.engine.threaded import ThreadedEngine, is_last
 from modelyard_runtime.engine.warmup import warmup_requests
-from modelyard_runtime.engine.watchdog import Watchdog
 from modelyard_runtime.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 #: Restarts in so many seconds that are put up with; one more is the end.
 _RESTARTS = 3
 _RESTARTS_SECONDS = 600.0
-#: How long the thread may take to end after its step, beyond the time that a step may take.
-_JOIN_SECONDS = 5.0
 
 
-class TransformersEngine:
+class TransformersEngine(ThreadedEngine[Callable[[], None]]):
     """Continuous batching over a loaded model: see `base.Engine`.
 
     Raises UnsupportedModel when the model's attention cannot be ours, OutOfMemory when the KV cache does not fit.
@@ -51,60 +44,27 @@ class TransformersEngine:
 
     def __init__(self, model: LoadedModel, settings: EngineSettings):
         page = page_of(settings, model.device)
-        self.capacity = choose_capacity(model, settings, adopt(model, page), page)
-        logger.info("KV cache: %s", self.capacity)
+        capacity = choose_capacity(model, settings, adopt(model, page), page)
+        logger.info("KV cache: %s", capacity)
+        super().__init__("modelyard-engine", capacity, settings.step_timeout)
         self.adapters = Adapters(targets_of(model.model), model.device, model.dtype)
-        self._core = Core(model, settings, self.capacity)
+        self._core = Core(model, settings, capacity)
         self._vocabulary = model.vocabulary_size
-        self._watchdog = Watchdog(settings.step_timeout, self._stuck)
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._streams: dict[Sequence, SequenceStream] = {}
         self._known: set[Sequence] = set()
         self._restarts: deque[float] = deque(maxlen=_RESTARTS)
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._warm = asyncio.Event()
-        self._failure: EngineFailed | None = None
-        self._on_death: Callable[[EngineFailed], None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="modelyard-engine", daemon=True)
-
-    @property
-    def max_model_length(self) -> int:
-        """Longest prompt plus answer, in tokens."""
-        return self.capacity.length
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
         """Names of the adapters that requests may ask for, sorted."""
         return tuple(sorted(self.adapters.loaded))
 
-    @property
-    def failure(self) -> EngineFailed | None:
-        """Why the engine is dead; None while it lives."""
-        return self._failure
-
-    def start(self, on_death: Callable[[EngineFailed], None] | None = None) -> None:
-        """Starts the engine's thread; call it on the event loop that will read the streams, and that ``on_death`` is called on."""
-        self._loop = asyncio.get_running_loop()
-        self._on_death = on_death
-        self._watchdog.start(self._loop)
-        self._thread.start()
-
     def submit(self, request: GenerationRequest) -> SequenceStream:
         """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge, InvalidTokens or UnknownAdapter."""
         check_size(request, self.max_model_length)
         check_tokens(request, self._vocabulary)
         assert blocks_for(len(request.prompt_token_ids) + request.sampling.max_tokens) <= self.capacity.blocks
-        sequence = Sequence.of(request, self._adapter(request.lora))
-        stream = SequenceStream(partial(self._cancel, sequence))
-        if self._failure is not None:
-            stream.put(self._failure)
-            return stream
-        self._streams[sequence] = stream
-        self._idle.clear()
-        self._inbox.put(partial(self._add, sequence))
-        return stream
+        return self._open(Sequence.of(request, self._adapter(request.lora)))
 
     async def warm_up(self) -> None:
         """Runs prefill and decode steps, alone and batched, greedy and sampled. Raises EngineFailed."""
@@ -114,18 +74,6 @@ class TransformersEngine:
                 pass
         self._inbox.put(self._forget_warm_up)
         await self._warm.wait()
-
-    async def drain(self) -> None:
-        """Returns when no request is left."""
-        await self._idle.wait()
-
-    async def stop(self) -> None:
-        """Ends the thread after its step; requests in flight get EngineFailed. A thread that hangs is left behind."""
-        self._inbox.put(None)
-        if self._thread.is_alive() and not self._watchdog.barked:
-            await asyncio.to_thread(self._thread.join, self._watchdog.timeout + _JOIN_SECONDS)
-        self._watchdog.stop()
-        self._end(EngineFailed("the engine was stopped"))
 
     def stats(self) -> EngineStats:
         """Returns a snapshot."""
@@ -189,12 +137,11 @@ class TransformersEngine:
 
     def _forget_warm_up(self) -> None:
         self._core.forget()
-        self._tell_loop(lambda event: event.set(), self._warm)
+        self._call_loop(self._warm.set)
 
     def _publish(self, outcomes: Outcomes) -> None:
-        self._known.difference_update(sequence for sequence, outcome in outcomes if _last(outcome))
-        if outcomes:
-            self._tell_loop(self._deliver, outcomes)
+        self._known.difference_update(sequence for sequence, outcome in outcomes if is_last(outcome))
+        self._tell(outcomes)
 
     def _begin_anew(self, cause: Exception) -> bool:
         """Fails what is in flight and starts over, if the model still computes; returns whether it does."""
@@ -202,7 +149,7 @@ class TransformersEngine:
         self._publish([(sequence, failure) for sequence in self._known])
         now = time.monotonic()
         if len(self._restarts) == _RESTARTS and now - self._restarts[0] < _RESTARTS_SECONDS:
-            self._tell_loop(self._die, failure)
+            self._call_loop(partial(self._die, failure))
             return False
         self._restarts.append(now)
         try:
@@ -211,58 +158,23 @@ class TransformersEngine:
                 self._core.self_test()
         except Exception:
             logger.exception("the engine does not work after a restart either")
-            self._tell_loop(self._die, failure)
+            self._call_loop(partial(self._die, failure))
             return False
         self._core.counts.restarts += 1
         logger.warning("the engine was restarted with an empty cache")
         return True
 
-    def _tell_loop(self, call: Callable[[T], None], argument: T) -> None:
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, argument)
-
     # On the event loop.
 
-    def _deliver(self, outcomes: Outcomes) -> None:
-        for sequence, outcome in outcomes:
-            stream = self._streams.get(sequence)
-            if stream is not None:
-                stream.put(outcome)
-                if _last(outcome):
-                    self._forget(sequence)
+    def _joined(self, sequence: Sequence) -> None:
+        self._inbox.put(partial(self._add, sequence))
 
-    def _cancel(self, sequence: Sequence) -> None:
-        if sequence in self._streams:
-            self._forget(sequence)
-            self._inbox.put(partial(self._drop, sequence))
-
-    def _forget(self, sequence: Sequence) -> None:
-        del self._streams[sequence]
-        if not self._streams:
-            self._idle.set()
-
-    def _stuck(self) -> None:
-        self._die(EngineFailed(f"a step of the engine did not end within {self._watchdog.timeout:g} s"))
-
-    def _die(self, failure: EngineFailed) -> None:
-        """The engine cannot go on: says so to everybody."""
-        if self._failure is None:
-            logger.error("the engine is dead: %s", failure)
-            self._end(failure)
-            if self._on_death is not None:
-                self._on_death(failure)
+    def _left(self, sequence: Sequence) -> None:
+        self._inbox.put(partial(self._drop, sequence))
 
     def _end(self, failure: EngineFailed) -> None:
-        self._failure = self._failure or failure
         self._warm.set()
-        for sequence, stream in list(self._streams.items()):
-            stream.put(self._failure)
-            self._forget(sequence)
-
-
-def _last(outcome: Outcome) -> bool:
-    return isinstance(outcome, EngineFailed) or outcome.finish_reason is not None
+        super()._end(failure)
 
 
 def _adapters_of(sequences: Collection[Sequence]) -> tuple[str, ...]:

@@ -4,11 +4,7 @@ Models whose state is no plain KV cache, or whose attention is their own (Falcon
 run here as Transformers runs them. A request that fails does so alone, while the model still computes.
 """
 
-import asyncio
 import logging
-import queue
-import threading
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -33,9 +29,9 @@ from modelyard_runtime.engine.sampler import token_logprobs
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.stream import SequenceStream
+from modelyard_runtime.engine.threaded import ThreadedEngine, is_last
 from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.engine.warmup import warmup_requests
-from modelyard_runtime.engine.watchdog import Watchdog
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel
 from modelyard_runtime.models.loading import LoadedModel
 
@@ -47,12 +43,10 @@ _LONGEST = 8192
 _STEP = 128
 #: Requests in a row that may break the model's code; one more is the end.
 _FAILURES = 3
-#: How long the thread may take to end after its step, beyond the time that a step may take.
-_JOIN_SECONDS = 5.0
 _TEST_PROMPT = 5
 
 
-class GenerateEngine:
+class GenerateEngine(ThreadedEngine[Sequence]):
     """`model.generate` over a model that was loaded plain: see `base.Engine`. It has no adapters, and reads no images.
 
     Raises UnsupportedModel when the model does not generate, or its cache changes its scores; OutOfMemory when it does not fit.
@@ -60,44 +54,19 @@ class GenerateEngine:
 
     def __init__(self, model: LoadedModel, settings: EngineSettings):
         length = min(settings.max_model_length or _LONGEST, model.context_length)
-        self.capacity = Capacity(1, length, blocks_for(length), 1, 0)
+        capacity = Capacity(1, length, blocks_for(length), 1, 0)
+        super().__init__("modelyard-generate", capacity, settings.step_timeout)
         self._model = model
         self._counts = Counts()
-        self._watchdog = Watchdog(settings.step_timeout, self._stuck)
-        self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
-        self._streams: dict[Sequence, SequenceStream] = {}
         self._running = False
         self._failures = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._failure: EngineFailed | None = None
-        self._on_death: Callable[[EngineFailed], None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="modelyard-generate", daemon=True)
         _prepare(model)
         _prove(model)
-
-    @property
-    def max_model_length(self) -> int:
-        """Longest prompt plus answer, in tokens."""
-        return self.capacity.length
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
         """None: adapters need the batching engine."""
         return ()
-
-    @property
-    def failure(self) -> EngineFailed | None:
-        """Why the engine is dead; None while it lives."""
-        return self._failure
-
-    def start(self, on_death: Callable[[EngineFailed], None] | None = None) -> None:
-        """Starts the thread; call it on the event loop that will read the streams, and that ``on_death`` is called on."""
-        self._loop = asyncio.get_running_loop()
-        self._on_death = on_death
-        self._watchdog.start(self._loop)
-        self._thread.start()
 
     def submit(self, request: GenerationRequest) -> SequenceStream:
         """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge, InvalidTokens, UnknownAdapter or MediaUnsupported."""
@@ -109,15 +78,7 @@ class GenerateEngine:
             )
         if request.media is not None:
             raise MediaUnsupported("this model runs outside of the batching engine, where images cannot be read: send text only")
-        sequence = Sequence.of(request)
-        stream = SequenceStream(partial(self._forget, sequence))
-        if self._failure is not None:
-            stream.put(self._failure)
-            return stream
-        self._streams[sequence] = stream
-        self._idle.clear()
-        self._inbox.put(sequence)
-        return stream
+        return self._open(Sequence.of(request))
 
     async def warm_up(self) -> None:
         """Generates a few tokens, greedy and sampled. Raises EngineFailed."""
@@ -125,18 +86,6 @@ class GenerateEngine:
             async for _ in self.submit(request):
                 pass
         self._counts.clear()
-
-    async def drain(self) -> None:
-        """Returns when no request is left."""
-        await self._idle.wait()
-
-    async def stop(self) -> None:
-        """Ends the thread after its step; requests in flight get EngineFailed. A thread that hangs is left behind."""
-        self._end(EngineFailed("the engine was stopped"))
-        self._inbox.put(None)
-        if self._thread.is_alive() and not self._watchdog.barked:
-            await asyncio.to_thread(self._thread.join, self._watchdog.timeout + _JOIN_SECONDS)
-        self._watchdog.stop()
 
     def stats(self) -> EngineStats:
         """Returns a snapshot; the cache is the model's own, and its use is not known."""
@@ -176,11 +125,14 @@ class GenerateEngine:
         """Fails the request; returns whether the model still computes."""
         if is_out_of_memory(error):
             logger.warning("a request ran out of memory: %s", error)
-            self._tell(sequence, RequestFailed(f"memory ran out at token {len(sequence.tokens)} of this request, which was computed alone"))
+            failure: EngineFailed = RequestFailed(
+                f"memory ran out at token {len(sequence.tokens)} of this request, which was computed alone"
+            )
+            self._tell([(sequence, failure)])
             return True
         logger.error("a request failed in the model", exc_info=error)
         failure = EngineFailed(f"the engine failed: {type(error).__name__}: {error}")
-        self._tell(sequence, failure)
+        self._tell([(sequence, failure)])
         self._failures += 1
         try:
             with self._watchdog.watching():
@@ -201,46 +153,16 @@ class GenerateEngine:
             self._counts.prompt_tokens += sequence.prompt_length
         if not isinstance(outcome, EngineFailed) and outcome.token_id is not None:
             self._counts.generation_tokens += 1
-        self._running = not _last(outcome)
-        self._tell(sequence, outcome)
-
-    def _tell(self, sequence: Sequence, outcome: Outcome) -> None:
-        self._call_loop(partial(self._deliver, sequence, outcome))
-
-    def _call_loop(self, call: Callable[[], None]) -> None:
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call)
+        self._running = not is_last(outcome)
+        self._tell([(sequence, outcome)])
 
     # On the event loop.
 
-    def _deliver(self, sequence: Sequence, outcome: Outcome) -> None:
-        stream = self._streams.get(sequence)
-        if stream is not None:
-            stream.put(outcome)
-            if _last(outcome):
-                self._forget(sequence)
+    def _joined(self, sequence: Sequence) -> None:
+        self._inbox.put(sequence)
 
-    def _forget(self, sequence: Sequence) -> None:
-        self._streams.pop(sequence, None)
-        if not self._streams:
-            self._idle.set()
-
-    def _stuck(self) -> None:
-        self._die(EngineFailed(f"a step of the engine did not end within {self._watchdog.timeout:g} s"))
-
-    def _die(self, failure: EngineFailed) -> None:
-        if self._failure is None:
-            logger.error("the engine is dead: %s", failure)
-            self._end(failure)
-            if self._on_death is not None:
-                self._on_death(failure)
-
-    def _end(self, failure: EngineFailed) -> None:
-        self._failure = self._failure or failure
-        for sequence, stream in list(self._streams.items()):
-            stream.put(self._failure)
-            self._forget(sequence)
+    def _left(self, sequence: Sequence) -> None:
+        """The thread looks for the stream after each token."""
 
 
 def _prepare(model: LoadedModel) -> None:
@@ -270,7 +192,3 @@ def _prove(model: LoadedModel) -> None:
         raise UnsupportedModel(f"{type(model.model).__name__} does not generate: {type(cause).__name__}: {cause}") from cause
     if not error <= (1e-2 if model.dtype == torch.float32 else 0.5):
         raise UnsupportedModel(f"{type(model.model).__name__}: with its cache, log probabilities differ by {error:.2g} from those without")
-
-
-def _last(outcome: Outcome) -> bool:
-    return isinstance(outcome, EngineFailed) or outcome.finish_reason is not None
