@@ -7,6 +7,7 @@ import torch
 from modelyard_runtime.engine.base import EngineFailed, FinishReason, GenerationRequest, RequestFailed, SamplingParams, TokenEvent
 from modelyard_runtime.engine.capacity import Capacity
 from modelyard_runtime.engine.counts import Counts
+from modelyard_runtime.engine.graphs import graphs_for
 from modelyard_runtime.engine.runner import Runner, Scores
 from modelyard_runtime.engine.sampler import Sampled, failure_of, sample, token_logprobs
 from modelyard_runtime.engine.scheduler import Scheduler, Work, ending
@@ -48,7 +49,8 @@ class Core:
         cache, self.table = storage(capacity)
         self._throttle = Throttle()
         self.scheduler = Scheduler(self.table, capacity.sequences, self._settings, self._throttle, self.counts)
-        self._runner = Runner(self._model.model, cache, self._model.device)
+        graphs = graphs_for(self._model, cache, capacity, self._settings)
+        self._runner = Runner(self._model.model, cache, self._model.device, graphs)
 
     def forget(self) -> None:
         """Makes the counters and the prefix cache those of an engine that did nothing yet."""

@@ -105,6 +105,8 @@ def _by_kernel(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, pa
 
 
 def _decodes(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part: Part, rule: AttentionRule) -> torch.Tensor:
+    if query.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("attention that the kernel does not serve would read the longest context in every step")
     mask = causal_mask(part.used - 1, 0, part.reach, rule.window, query.dtype)[:, None, None, :]
     return decode_attention(query, _gathered(keys, part.tables, part.reach), _gathered(values, part.tables, part.reach), mask, rule)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 KvCache = Literal["auto", "slots", "paged"]
+CudaGraphs = Literal["auto", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class EngineSettings:
     adds to the time between their tokens, and to the time until a prompt that comes meanwhile is looked at. These are for CPU, where a step
     costs about as much as 30 rows in it: see `chunks`. ``speculative_tokens`` are guessed per sequence and step at most, 0 for none.
     ``step_timeout`` is in seconds: a step that takes longer is taken for a hang. ``kv_cache`` auto is slots on a processor and pages on a
-    GPU; ``page_tokens`` is a multiple of 16.
+    GPU; ``page_tokens`` is a multiple of 16. ``cuda_graphs`` are there with pages, on one GPU.
     """
 
     max_model_length: int | None = None
@@ -28,6 +29,7 @@ class EngineSettings:
     step_timeout: float = 120.0
     kv_cache: KvCache = "auto"
     page_tokens: int | None = None
+    cuda_graphs: CudaGraphs = "auto"
 
 
 class Chunks(TypedDict, total=False):
