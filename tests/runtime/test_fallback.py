@@ -9,7 +9,10 @@ import httpx
 import pytest
 import torch
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
+from modelyard_runtime.progress import Step
 from modelyard_runtime.serving.catalogue import parse
+from modelyard_runtime.serving.engines import choose
+from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources.tiny import make_chat
 from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
 
@@ -164,6 +167,26 @@ def test_adapters_are_refused_with_the_whole_chain(settings: Callable[..., Any],
     assert isinstance(failure, UnsupportedModel)
     assert "batching: BloomForCausalLM" in failure.message
     assert "generate: it has no adapters" in failure.message
+
+
+def reads(folder: Path, settings: ServeSettings) -> tuple[str, int]:
+    """Returns which engine was chosen, and how often the weights were read for it."""
+    seen: list[Step] = []
+    return choose(folder, settings, ("chat",), seen.append).name, sum(step.fraction == 0.0 for step in seen)
+
+
+def test_weights_are_read_once_unless_they_were_laid_out_in_vain(
+    settings: Callable[..., ServeSettings], bloom_folder: Path, echo_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "chunked"
+    folder.mkdir()
+    make_chat(folder)
+    assert reads(folder, settings()) == ("batching", 1)
+    assert reads(bloom_folder, settings()) == ("generate", 1)
+    assert reads(echo_folder, settings(trust_remote_code=True)) == ("generate", 1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_chunk_size": 64}))
+    assert reads(folder, settings()) == ("generate", 2)
 
 
 def test_code_beside_the_weights_runs_when_it_is_trusted(settings: Callable[..., Any], echo_folder: Path) -> None:

@@ -158,16 +158,15 @@ class _Observed:
     rules: dict[nn.Module, dict[str, Any]] = field(default_factory=dict)
 
 
+def fusable(model: Any) -> bool:
+    """Whether `fuse` may replace a layer of the model."""
+    return any(True for _ in _places(model))
+
+
 @torch.inference_mode()
 def fuse(model: Any) -> int:
     """Replaces the decoder layers that can be fused, each layer's own weights freed as it goes; returns how many."""
-    places = [
-        (siblings, name, layer, parts)
-        for siblings in model.modules()
-        if isinstance(siblings, nn.ModuleList)
-        for name, layer in siblings.named_children()
-        if (parts := recognise(layer)) is not None
-    ]
+    places = list(_places(model))
     if not places:
         return 0
     rotation, count = Rotation(), 0
@@ -182,6 +181,15 @@ def fuse(model: Any) -> int:
                 count += 1
     logger.info("fused %d layers", count)
     return count
+
+
+def _places(model: Any) -> Iterator[tuple[nn.ModuleList, str, nn.Module, Parts]]:
+    """Yields each layer that is recognised: the list that it is in, its name there, itself and its parts."""
+    for siblings in model.modules():
+        if isinstance(siblings, nn.ModuleList):
+            for name, layer in siblings.named_children():
+                if (parts := recognise(layer)) is not None:
+                    yield siblings, name, layer, parts
 
 
 def recognise(layer: nn.Module) -> Parts | None:

@@ -46,21 +46,21 @@ class LoadedModel:
 
 
 def load_causal_lm(
-    folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    progress: Progress,
-    quantization: Quantization = "none",
-    trusted: bool = False,
-    plain: bool = False,
+    folder: Path, *, dtype: str, device: str, progress: Progress, quantization: Quantization = "none", plain: bool = False
 ) -> LoadedModel:
-    """Loads a folder of safetensors; ``progress`` gets 0 … 1.
+    """Loads a folder of safetensors as an engine wants it: see `read_causal_lm` and `lay_out`, which raise what this raises."""
+    loaded = read_causal_lm(folder, dtype=dtype, device=device, progress=progress, quantization=quantization)
+    lay_out(loaded, quantization, plain=plain)
+    return loaded
 
-    ``trusted`` lets the folder's own code run. A ``plain`` model is as the library laid it out, for `model.generate`:
-    fused layers keep no cache, and packed weights serve nothing but products.
 
-    Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device, dtype or quantization that is not there.
+def read_causal_lm(
+    folder: Path, *, dtype: str, device: str, progress: Progress, quantization: Quantization = "none", trusted: bool = False
+) -> LoadedModel:
+    """Loads a folder of safetensors, its layers as the library lays them out; ``progress`` gets 0 … 1.
+
+    ``trusted`` lets the folder's own code run. Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device,
+    dtype or quantization that is not there.
     """
     _check_folder(folder)
     target = choose_device(device)
@@ -74,13 +74,6 @@ def load_causal_lm(
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
     model = _weights(folder, config, chosen, target, quantization, trusted=trusted)
-    progress(0.7)
-    if not plain:
-        fuse(model)
-    if quantization == "int8" and target.type == "cpu":
-        quantise(model)
-    if not plain and (kind := packing(chosen, target)):
-        pack(model, kind)
     progress(1.0)
     logger.info("loaded %s in %s on %s", type(model).__name__, str(chosen).removeprefix("torch."), target)
     return LoadedModel(
@@ -93,6 +86,19 @@ def load_causal_lm(
         eos_token_ids=eos_token_ids(model, tokenizer),
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
     )
+
+
+def lay_out(loaded: LoadedModel, quantization: Quantization, *, plain: bool = False) -> None:
+    """Lays a model's weights out for the batching engine, or, ``plain``, for `model.generate`, once.
+
+    Fused layers keep no cache, and packed weights serve nothing but products: neither is for code that we do not know.
+    """
+    if not plain:
+        fuse(loaded.model)
+    if quantization == "int8" and loaded.device.type == "cpu":
+        quantise(loaded.model)
+    if not plain and (kind := packing(loaded.dtype, loaded.device)):
+        pack(loaded.model, kind)
 
 
 def choose_device(device: str) -> torch.device:

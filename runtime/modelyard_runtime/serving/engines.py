@@ -10,9 +10,12 @@ from typing import Any
 
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.fallback import GenerateEngine
+from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.settings import EngineSettings, chunks
+from modelyard_runtime.engine.storage import page_of
 from modelyard_runtime.errors import UnsupportedModel
-from modelyard_runtime.models.loading import LoadedModel, load_causal_lm
+from modelyard_runtime.models.fusing import fusable
+from modelyard_runtime.models.loading import LoadedModel, lay_out, read_causal_lm
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.settings import ServeSettings
 
@@ -45,9 +48,13 @@ class Chosen:
 
 
 def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> Chosen:
-    """Loads a decoder with the first engine that runs it. Raises RuntimeFailed; UnsupportedModel says why none does."""
-    load = partial(
-        load_causal_lm,
+    """Loads a decoder with the first engine that runs it. Raises RuntimeFailed; UnsupportedModel says why none does.
+
+    What is laid out for one engine serves no other. So a model that is not of the usual build is tried by the batching engine before that,
+    and read again only if it is of the usual build and refused all the same.
+    """
+    read = partial(
+        read_causal_lm,
         folder,
         dtype=settings.dtype,
         device=settings.device,
@@ -55,21 +62,31 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
         trusted=settings.trust_remote_code,
         progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
     )
-    loaded = load()
+    loaded = read()
     bounds = engine_settings(settings, loaded.device.type)
+    usual = fusable(loaded.model)
     try:
-        return Chosen(loaded, TransformersEngine(loaded, bounds), "batching")
+        return Chosen(loaded, _batching(loaded, settings, bounds), "batching")
     except UnsupportedModel as refusal:
         first = _brief(refusal)
     try:
         _check_wishes(settings, capabilities)
-        del loaded  # before its successor comes, for both may not fit
-        loaded = load(plain=True)
+        if usual:
+            del loaded  # before its successor comes, for both may not fit
+            loaded = read()
+        lay_out(loaded, settings.quantization, plain=True)
         engine = GenerateEngine(loaded, bounds)
     except UnsupportedModel as second:
         raise UnsupportedModel(f"no engine runs this model. batching: {first}; generate: {_brief(second)}", _REMEDY) from second
     logger.warning("this model runs by plain generate, one request at a time; batching: %s", first)
     return Chosen(loaded, engine, "generate", (Tried("batching", first),))
+
+
+def _batching(loaded: LoadedModel, settings: ServeSettings, bounds: EngineSettings) -> TransformersEngine:
+    if not fusable(loaded.model):
+        adopt(loaded, page_of(bounds, loaded.device))
+    lay_out(loaded, settings.quantization)
+    return TransformersEngine(loaded, bounds)
 
 
 def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
