@@ -7,8 +7,8 @@ https://github.com/kubernetes-sigs/gateway-api-inference-extension/tree/main/doc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -61,12 +61,16 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is going on at a moment. ``kv_cache_usage`` is a share of 1; ``engine`` is a generation engine's own account."""
+    """What is going on at a moment. ``kv_cache_usage`` is a share of 1; ``engine`` is a generation engine's own account.
+
+    ``by_capability`` has the requests of each capability that its limiter lets work, and those that it makes wait.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
     engine: EngineStats | None = None
+    by_capability: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Exposition:
@@ -285,6 +289,7 @@ class _Loads(Collector):
             for model, stats in engines.items():
                 counter.add_metric([model], count(stats))
             yield counter
+        yield from _by_capability(loads)
         yield _cache_config(engines)
         yield _adapters(engines)
 
@@ -303,6 +308,17 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("engine_steps", "Forward passes of the engine.", lambda stats: stats.steps_total),
     ("engine_restarts", "Times that the engine began anew after an error.", lambda stats: stats.restarts_total),
 )
+
+
+def _by_capability(loads: dict[str, Load]) -> Iterator[Metric]:
+    labels = ["model_name", "capability"]
+    kinds = (("running", "worked on"), ("waiting", "waiting for their turn"))
+    for index, (kind, text) in enumerate(kinds):
+        gauge = GaugeMetricFamily(f"{_PREFIX}capability_requests_{kind}", f"Requests {text}, by what they ask for.", labels=labels)
+        for model, load in loads.items():
+            for capability, counts in load.by_capability.items():
+                gauge.add_metric([model, capability], counts[index])
+        yield gauge
 
 
 def _cache_config(engines: dict[str, EngineStats]) -> Metric:

@@ -108,9 +108,13 @@ class LimitSettings(BaseModel):
     """Bounds; past them a request is refused with the reason."""
 
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, description="Requests worked on at once. max-concurrent-sequences (generation) or 64 (embeddings) when left out."
+        default=None,
+        description="Requests worked on at once, of each capability. max-concurrent-sequences (generation), 64 (texts) or 4 to 16 (speech) "
+        "when left out.",
     )
-    max_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(default=256, description="Requests that wait; one more gets 429.")
+    max_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=256, description="Requests that wait, of each capability; one more gets 429."
+    )
     queue_timeout: Timeout = Field(default=timedelta(seconds=60), description="Longest wait before work begins; then 503.")
     max_prompt_tokens: Positive | None = Field(default=None, description="Longest prompt, in tokens.")
     max_new_tokens: Positive | None = Field(default=None, description="Longest answer, in tokens.")
@@ -142,7 +146,7 @@ class GenerationSettings(BaseModel):
         default="auto", description="How the model writes reasoning; auto tells it from the chat template."
     )
     grammar_timeout: Timeout = Field(
-        default=timedelta(seconds=3), description="Longest time to compile a request's schema or pattern; then 400."
+        default=timedelta(seconds=3), description="Longest time on the processor to compile a request's schema or pattern; then 400."
     )
 
 
@@ -152,13 +156,14 @@ class LifeSettings(BaseModel):
     warmup: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(), description="Capabilities to warm up; all that the model has when left out (repeatable)."
     )
-    skip_warmup: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
+    warmup_skip: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(), description="Capabilities to leave cold (repeatable). A model whose capabilities are all left out is ready once loaded."
     )
-    warmup_steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="How often each path is run.")
-    warmup_batch: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Sequences that warm-up generates together.")
-    warmup_memory_budget: Size | None = Field(
-        default=None, description="Memory that warm-up may add, as 512Mi or 10%; further steps are left out when it is reached."
+    warmup_steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="How often each path through the model is run.")
+    warmup_batch: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Answers that warm-up generates together.")
+    warmup_memory: Size | None = Field(
+        default=None,
+        description="Memory that warm-up may add, as 512Mi or 10%; past it larger shapes are left out. No bound when left out.",
     )
     idle_unload: Timeout | None = Field(
         default=None, description="Time without a request after which a model is unloaded. Never when left out."

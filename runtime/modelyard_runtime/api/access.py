@@ -39,7 +39,7 @@ def runtime_of(request: Request) -> Runtime:
 
 async def generation(request: Request, model: str, capability: str) -> GenerationService:
     """Returns the generation service for a chat or completions request. Raises ModelNotFound, InvalidRequest or Unavailable."""
-    return cast("GenerationService", await service(request, model, capability))
+    return cast("GenerationService", await service(request, model, capability)).asked(capability)
 
 
 async def embedding(request: Request, model: str) -> EmbeddingService:

@@ -61,7 +61,9 @@ async def converse(service: GenerationService, request_id: str, body: ChatBody) 
     """Reads the prompt; generation begins with the first step asked for. Raises InvalidRequest, TooManyRequests or Unavailable."""
     bound = await asyncio.to_thread(wanted_of, body)
     pictures, pixels = body.pictures, None
-    service.check_pictures(pictures)
+    if pictures:
+        service.check_pictures(pictures)
+        service = service.asked("vision")
     prompt = await service.encode_chat(prompt_of(service, body))
     if pictures:
         prompt, pixels = await service.look(prompt, pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.caching import Vector, VectorCache, key_of
 from modelyard_runtime.serving.codec import TextCodec
 from modelyard_runtime.serving.families import Context
-from modelyard_runtime.serving.prompting import NO_PROMPTING, Prompting, Truncation
+from modelyard_runtime.serving.prompting import NO_PROMPTING, Kind, Prompting, Truncation
 from modelyard_runtime.serving.texts import Reader
+from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
 
 _CONCURRENCY = 64
+_CUT = Truncation()
 Inputs = Sequence[str | list[int]]
 
 
@@ -77,7 +80,7 @@ class EmbeddingService:
 
     def load(self) -> Load:
         """Returns what is going on."""
-        return Load(self.limiter.working, self.limiter.waiting)
+        return Load(self.limiter.working, self.limiter.waiting, by_capability=self.limiter.by_capability())
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
@@ -134,12 +137,20 @@ class EmbeddingService:
         rows = (np.stack([queries[first] for first, _ in pairs]), np.stack([documents[second] for _, second in pairs]))
         return list(cosines(*rows)), tokens
 
-    async def warm_up(self) -> None:
-        """Computes a short text and a batch of long ones."""
+    def ways(self, capability: str) -> tuple[Way, ...]:
+        """Returns the ways of texts through the model: with the prompts of their capability, short, and as long as a batch may be."""
+        kinds: tuple[Kind | None, ...] = ("query", "document") if capability == "rerank" else (None,)
+        short = Way(f"short {capability}", partial(self._short, capability, kinds))
+        return (short, Way("long texts", partial(self._long, capability)))
+
+    async def _short(self, capability: str, kinds: Sequence[Kind | None]) -> None:
+        read = [text for kind in kinds for text in await self._read(["Hello"], Prompting(kind=kind), _CUT, "input")]
+        await self.batcher.submit(read, capability)
+
+    async def _long(self, capability: str) -> None:
         tokenizer, length = self.model.tokenizer, min(self.max_length, self._budget.tokens)
         long, half = (tokenizer.cut("word " * length, size) for size in (length, max(length // 2, 1)))
-        await self.batcher.submit(tokenizer.encode(["warm-up"]), "embeddings")
-        await self.batcher.submit([long, half, half], "embeddings")
+        await self.batcher.submit([long, half, half], capability)
 
     async def _read(self, inputs: Inputs, prompting: Prompting, truncation: Truncation | None, param: str) -> list[Encoded]:
         prompt = self._prompt(inputs, prompting)

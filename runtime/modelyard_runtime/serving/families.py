@@ -6,7 +6,7 @@ PyTorch; ``serve`` runs on the event loop and returns at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from modelyard_runtime.metrics import Load, Metrics
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.limiter import Gate, Limiter, Limiters
+from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
 
 
@@ -39,8 +40,8 @@ class Service(Protocol):
         """Returns what ``/v1/models`` adds about the model."""
         ...
 
-    async def warm_up(self) -> None:
-        """Runs a real forward pass through every path. Raises whatever goes wrong."""
+    def ways(self, capability: str) -> Sequence[Way]:
+        """Returns the ways that requests for a capability take through the model, from small to large, for warm-up to run."""
         ...
 
     async def stop(self) -> None:
@@ -57,18 +58,28 @@ class Context:
     capabilities: tuple[str, ...]
     on_death: Callable[[Exception], None]
 
-    def limiter(self, default_concurrency: int) -> Limiter:
+    def limiter(self, default_concurrency: int, places: Limiter | None = None) -> Limiter:
         """Returns a limiter within the settings' bounds."""
         settings = self.settings
         return Limiter(
             concurrency=settings.max_concurrency or default_concurrency,
             max_queue=settings.max_queue,
             queue_timeout=settings.queue_timeout.total_seconds(),
+            places=places,
         )
 
-    def limiters(self, default_concurrency: int) -> Limiters:
-        """Returns a limiter for each capability, each within the settings' bounds."""
-        return Limiters({capability: self.limiter(default_concurrency) for capability in self.capabilities})
+    def limiters(self, default_concurrency: int, places: Limiter | None = None) -> Limiters:
+        """Returns a limiter for each capability, each within the settings' bounds; requests of all wait for ``places`` where there are."""
+        return Limiters({capability: self.limiter(default_concurrency, places) for capability in self.capabilities})
+
+    def places(self, sequences: int) -> Limiter:
+        """Returns what the limiters of several capabilities share: the sequences that an engine computes at once.
+
+        Its queue holds what those limiters let work, so that it is never full; who comes first is first, whatever capability it asks for.
+        """
+        concurrency = max(sequences, self.settings.max_concurrency or 0)
+        timeout = self.settings.queue_timeout.total_seconds()
+        return Limiter(concurrency=concurrency, max_queue=concurrency * len(self.capabilities), queue_timeout=timeout)
 
 
 class FamilyModule(Protocol):

@@ -27,17 +27,20 @@ from modelyard_runtime.models.reader import READERS
 from modelyard_runtime.models.templates import TemplateRefused
 from modelyard_runtime.models.text import TextDelta
 from modelyard_runtime.models.vision import Pixels, Vision
+from modelyard_runtime.observation import observed
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.codec import PromptCodec
 from modelyard_runtime.serving.engines import choose
 from modelyard_runtime.serving.families import Context
+from modelyard_runtime.serving.generation_ways import ways
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.merge import merge
 from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
 from modelyard_runtime.serving.sight import Sight
 from modelyard_runtime.serving.speech import Speech
+from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
 
 #: What requests may always set in a chat template.
@@ -60,7 +63,10 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class LoadedChat:
-    """A decoder with its engine: ``sequences`` run at once, token ids are below ``vocabulary``; ``engine`` is for its status."""
+    """A decoder with its engine: ``sequences`` run at once, token ids are below ``vocabulary``; ``engine`` is for its status.
+
+    ``device`` is the kind that computes it, as PyTorch calls it.
+    """
 
     model: ChatModel
     sequences: int
@@ -69,6 +75,7 @@ class LoadedChat:
     vision: Vision | None
     speech: Speech
     engine: dict[str, Any]
+    device: str
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> LoadedChat:
@@ -85,7 +92,7 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
         _check_template(model)
     manner = _manner(folder, settings, str(loaded.dtype))
     speech = Speech(loaded, settings)
-    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, speech, chosen.shown())
+    return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, speech, chosen.shown(), loaded.device.type)
 
 
 def load_adapter(engine: TransformersEngine, name: str, source: str, settings: ServeSettings, report: Report) -> None:
@@ -105,7 +112,10 @@ def serve(loaded: LoadedChat, context: Context) -> GenerationService:
 
 
 class GenerationService:
-    """A chat model behind its limiter, and its prompts behind one of their own. Used from one event loop."""
+    """A chat model behind its limiters, and its prompts behind one of their own. Used from one event loop.
+
+    ``capability`` is what its requests ask for; see `asked`.
+    """
 
     def __init__(self, loaded: LoadedChat, context: Context):
         settings = context.settings
@@ -115,9 +125,12 @@ class GenerationService:
         self._settings = settings
         self.manner = loaded.manner
         self.speech = loaded.speech
-        self.limiter = context.limiter(loaded.sequences)
+        self._places = context.places(loaded.sequences)
+        self.limiter = context.limiters(loaded.sequences, self._places)
+        self.capability = context.capabilities[0]
         self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
         self._reading = Limiter(concurrency=READERS, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
+        self._device = loaded.device
         self._sight = None if loaded.vision is None else Sight(loaded.vision, settings)
         self.codec = PromptCodec(loaded.model.reader, self.bounds, self._reading)
         self._metrics = context.metrics
@@ -130,7 +143,10 @@ class GenerationService:
     def load(self) -> Load:
         """Returns what is going on, in the limiter and in the engine."""
         stats = self.model.engine.stats()
-        return Load(stats.running, stats.waiting + self.limiter.waiting, stats.kv_cache_usage, stats)
+        by_capability = self.limiter.by_capability()
+        # Those who have their turn and wait for a place among the engine's sequences are waiting too.
+        waiting = stats.waiting + self.limiter.waiting + self._places.waiting
+        return Load(stats.running, waiting, stats.kv_cache_usage, stats, by_capability)
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
@@ -169,16 +185,22 @@ class GenerationService:
         service.lora = adapter
         return service
 
+    def asked(self, capability: str) -> GenerationService:
+        """Returns the service for requests that ask for a capability: they pass its limiter."""
+        service = copy(self)
+        service.capability = observed().capability = capability
+        return service
+
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Returns the token ids of a conversation. Raises InvalidRequest when it is too long or the model's template refuses it."""
-        self.limiter.check()
+        self.limiter[self.capability].check()
         self.bounds.check_characters(prompt.characters, "messages")
         async with self._reading.slot():
             return await self.model.reader.chat(prompt)
 
     async def encode(self, prompt: str | list[int]) -> list[int]:
         """Returns the token ids of a text, or checks those given. Raises InvalidRequest when they are too long or out of vocabulary."""
-        self.limiter.check()
+        self.limiter[self.capability].check()
         if not isinstance(prompt, str):
             self.bounds.check_tokens(prompt, "prompt", "Send text.")
             return prompt
@@ -235,10 +257,10 @@ class GenerationService:
 
         ``visible`` are special tokens whose names are part of the text. Closing the iterator cancels all, in the queue or in the engine.
         """
-        watches = [Stopwatch(self._metrics, len(request.prompt_token_ids)) for request in requests]
+        watches = [Stopwatch(self._metrics, len(request.prompt_token_ids), self.capability) for request in requests]
         self._metrics.asked(max_tokens=requests[0].sampling.max_tokens, n=len(requests))
         try:
-            async with self.limiter.slot():
+            async with self.limiter[self.capability].slot():
                 streams = [self.model.generate(request, stop, visible) for request in requests]
                 answers = [self._watched(stream, watch) for stream, watch in zip(streams, watches, strict=True)]
                 async with aclosing(merge(answers)) as deltas:
@@ -248,17 +270,9 @@ class GenerationService:
             for watch in watches:
                 watch.ended()
 
-    async def warm_up(self) -> None:
-        """Runs the engine's paths, and short texts through tokenizer and detokeniser, as many at once as the settings say."""
-        await self.model.engine.warm_up()
-        if self._sight is not None:
-            await self._sight.warm_up()
-        prompt = await self.model.reader.text("warm-up")
-        params = SamplingParams(temperature=0.0, max_tokens=2)
-        requests = [GenerationRequest(f"warm-up-{index}", prompt, params) for index in range(self._settings.warmup_batch)]
-        async with aclosing(merge([self.model.generate(request) for request in requests])) as deltas:
-            async for _ in deltas:
-                pass
+    def ways(self, capability: str) -> tuple[Way, ...]:
+        """Returns the ways of requests through the model, for warm-up."""
+        return ways(self.asked(capability), capability, batch=self._settings.warmup_batch, device=self._device)
 
     async def _watched(self, answer: AsyncGenerator[TextDelta, None], watch: Stopwatch) -> AsyncGenerator[TextDelta, None]:
         watch.begun()

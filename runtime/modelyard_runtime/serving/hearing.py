@@ -19,6 +19,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from modelyard_runtime.metrics import Load, Metrics, Stopwatch
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.reading import read
+from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.serving.window_queue import WindowQueue
 from modelyard_runtime.serving.wish import Heard, Wish
 from modelyard_runtime.settings import ServeSettings
@@ -46,21 +47,25 @@ class TranscriptionService:
 
     def load(self) -> Load:
         """Returns what is going on."""
-        return Load(self.limiter.working, self.limiter.waiting)
+        working, waiting = self.limiter.working, self.limiter.waiting
+        return Load(working, waiting, by_capability={"transcription": (working, waiting)})
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
         return {"languages": list(self.model.languages), "max_audio_seconds": self._settings.max_audio_seconds}
 
-    async def warm_up(self) -> None:
-        """Decodes a second of tones, looks for speech in it, and reads it with and without the times of words."""
+    def ways(self, capability: str) -> tuple[Way, ...]:
+        """Returns the ways of a recording through the model: read as text, and with the times of its words."""
+        del capability  # it is one
+        return (Way("speech", partial(self._rehearse, words=False)), Way("words", partial(self._rehearse, words=True)))
+
+    async def _rehearse(self, *, words: bool) -> None:
+        """Decodes a second of tones, looks for speech in it, and reads it; what language it is in, where there are several."""
         listened = await self._listen(sample_file(), Wish())
         samples = to_samples(listened.recording)
-        language = self.model.languages[0]
-        if len(self.model.languages) > 1:
+        if len(self.model.languages) > 1 and not words:
             await self._queue.detect_language(samples)
-        for words in (False, True):
-            await self._queue.submit(samples, Task(language, temperatures=(0.0,), words=words))
+        await self._queue.submit(samples, Task(self.model.languages[0], temperatures=(0.0,), words=words))
 
     async def stop(self) -> None:
         """Ends the threads."""

@@ -27,12 +27,17 @@ class Gate(Protocol):
 
 
 class Limiter:
-    """Lets ``concurrency`` requests work and ``max_queue`` wait, first come, first served. Used from one event loop."""
+    """Lets ``concurrency`` requests work and ``max_queue`` wait, first come, first served. Used from one event loop.
 
-    def __init__(self, *, concurrency: int, max_queue: int, queue_timeout: float):
+    ``places`` are those of what several limiters feed: a request that has its turn here waits for one of them too, as long as both waits
+    together take no more than ``queue_timeout`` seconds.
+    """
+
+    def __init__(self, *, concurrency: int, max_queue: int, queue_timeout: float, places: Limiter | None = None):
         self._concurrency = concurrency
         self._max_queue = max_queue
         self._queue_timeout = queue_timeout
+        self._places = places
         self._queue: deque[asyncio.Future[None]] = deque()
         self._working = 0
         self._closed = False
@@ -56,9 +61,17 @@ class Limiter:
         Raises TooManyRequests when the queue is full, Unavailable when the wait was too long or the limiter is closed. A waiting
         request that is cancelled leaves the queue.
         """
-        await self._acquire()
+        deadline = asyncio.get_running_loop().time() + self._queue_timeout
+        await self._acquire(deadline)
         try:
-            yield
+            if self._places is None:
+                yield
+            else:
+                await self._places._acquire(deadline)
+                try:
+                    yield
+                finally:
+                    self._places._release()
         finally:
             self._release()
 
@@ -82,19 +95,19 @@ class Limiter:
                 retry_after=1,
             )
 
-    async def _acquire(self) -> None:
+    async def _acquire(self, deadline: float) -> None:
         self.check()
         self._idle.clear()
         if self._working < self._concurrency:
             self._working += 1
         else:
-            await self._wait()
+            await self._wait(deadline)
 
-    async def _wait(self) -> None:
+    async def _wait(self, deadline: float) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
-            async with asyncio.timeout(self._queue_timeout):
+            async with asyncio.timeout_at(deadline):
                 await turn
         except TimeoutError:
             self._leave(turn)
@@ -143,6 +156,10 @@ class Limiters:
     def waiting(self) -> int:
         """Requests that wait."""
         return sum(limiter.waiting for limiter in self._limiters.values())
+
+    def by_capability(self) -> dict[str, tuple[int, int]]:
+        """Returns how many requests of each capability work, and how many wait."""
+        return {name: (limiter.working, limiter.waiting) for name, limiter in self._limiters.items()}
 
     def close(self) -> None:
         """Refuses new requests; those that wait or work go on."""

@@ -39,6 +39,11 @@ def size_of(text: str) -> int:
     return int(text[:-2]) * _UNITS[unit] if unit in _UNITS else int(text)
 
 
+def shown(count: int) -> str:
+    """Returns bytes as people read them: ``1.50 GiB``, ``12 MiB``."""
+    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
+
+
 def estimate(folder: Path) -> int:
     """Returns about what a model takes at least, by the size of its weights' files; they are what is known before it is loaded."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from modelyard_runtime.serving.embeddings import batch_tokens, check_length, lon
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.prompting import Truncation
 from modelyard_runtime.serving.texts import Reader
+from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
 
 _CONCURRENCY = 64
@@ -62,7 +64,7 @@ class RankingService:
 
     def load(self) -> Load:
         """Returns what is going on."""
-        return Load(self.limiter.working, self.limiter.waiting)
+        return Load(self.limiter.working, self.limiter.waiting, by_capability=self.limiter.by_capability())
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
@@ -86,12 +88,18 @@ class RankingService:
         """Returns the probability of each label, [inputs, labels], and the number of tokens. Raises InvalidRequest."""
         return await self._judge(inputs, "classify", "input", activated, truncation)
 
-    async def warm_up(self) -> None:
-        """Computes a short text, a pair where the model takes pairs, and a batch of long texts."""
+    def ways(self, capability: str) -> tuple[Way, ...]:
+        """Returns the ways of texts through the model: pairs where it ranks, texts where it classifies, short and as long as may be."""
+        short: Text = ("Hello", "word") if capability == "rerank" else "Hello"
+        return (Way(f"short {capability}", partial(self._short, short, capability)), Way("long texts", partial(self._long, capability)))
+
+    async def _short(self, text: Text, capability: str) -> None:
+        await self.batcher.submit(await self._reader.read([text], param="input", truncation=Truncation()), capability)
+
+    async def _long(self, capability: str) -> None:
         tokenizer, length = self.model.tokenizer, min(self.max_length, self._budget.tokens)
         long, half = (tokenizer.cut("word " * length, size) for size in (length, max(length // 2, 8)))
-        await self.batcher.submit(tokenizer.encode(["warm-up"]), "classify")
-        await self.batcher.submit([tokenizer.cut(("warm-up", "word"), length), long, half, half], "rerank")
+        await self.batcher.submit([long, half, half], capability)
 
     async def _judge(
         self, inputs: Sequence[Text | list[int]], capability: str, param: str, activated: bool, truncation: Truncation | None

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from modelyard.api.errors import InvalidRequest
-from PIL import Image
 
 from modelyard_runtime.media.media import Media as Fetcher
 from modelyard_runtime.models.prompt import Picture
@@ -51,11 +50,6 @@ class Sight:
     async def media(self, prompt: Sequence[int], pixels: Pixels) -> Media:
         """Runs the model's tower for a prompt that has room for its images. Raises TooManyRequests or Unavailable."""
         return await self._on_thread(lambda: self._vision.media(prompt, pixels))
-
-    async def warm_up(self) -> None:
-        """Runs the tower over a small image."""
-        pixels = self._vision.pixels([Image.new("RGB", (64, 64))])
-        await self.media(self._vision.expand([self._vision.token], pixels), pixels)
 
     def close(self) -> None:
         """Ends the threads; what they do is waited for."""

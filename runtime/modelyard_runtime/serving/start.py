@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed, WarmupFailed
+from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed
 from modelyard_runtime.progress import Phase, Step, Stopped
 from modelyard_runtime.serving import memory
-from modelyard_runtime.serving.families import Context, Service
+from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.lifecycle import Lifecycle, snapshot
 from modelyard_runtime.serving.loading import Found, find, load
 from modelyard_runtime.serving.model import ServedModel
@@ -50,7 +50,8 @@ async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception]
     life.report(Step(Phase.WARMUP))
     service = found.module.serve(loaded, Context(settings, model.metrics, found.capabilities, on_death))
     try:
-        await _warm_up(service, model, found.capabilities)
+        ways = {name: service.ways(name) for name in found.capabilities}
+        await warm_up(ways, settings, life.warmup)
         measured = await asyncio.to_thread(memory.held) - before
         life.capabilities = found.capabilities
         life.report(Step(Phase.READY))
@@ -60,10 +61,3 @@ async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception]
     model.open(service, max(measured, memory.estimate(found.folder)))
     told = snapshot(life.step, life.seconds, life.capabilities)
     logger.info("ready", extra={"model": model.name, "memory": model.memory, "progress": told})
-
-
-async def _warm_up(service: Service, model: ServedModel, capabilities: tuple[str, ...]) -> None:
-    try:
-        await warm_up(service, capabilities, model.spec.settings, model.lifecycle.warmup)
-    except Exception as error:
-        raise WarmupFailed(f"the first forward pass failed: {type(error).__name__}: {error}") from error
