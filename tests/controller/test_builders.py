@@ -109,9 +109,9 @@ def test_fields_that_most_models_leave_out_reach_the_runtime(make_model):
         model={"source": "hf://a/b", "trustRemoteCode": True},
         engine={"quantization": "int8", "adapters": [{"name": "sql", "source": "pvc://loras/sql"}, {"name": "tone", "source": "hf://a/c"}]},
         generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "maxTokens": 64},
-        warmup={"steps": 2},
+        warmup={"steps": 2, "capabilities": ["chat", "completions"], "skip": ["completions"], "memory": "1.5Gi"},
     )
-    assert container(model)["args"][-10:] == [
+    assert container(model)["args"][-14:] == [
         "--adapter=sql=file:///models/loras/sql",
         "--adapter=tone=hf://a/c",
         "--quantization=int8",
@@ -120,8 +120,12 @@ def test_fields_that_most_models_leave_out_reach_the_runtime(make_model):
         "--top-p=0.5",
         "--top-k=3",
         "--default-max-tokens=64",
+        "--warmup=chat",
+        "--warmup=completions",
+        "--warmup-skip=completions",
         "--warmup-steps=2",
         "--warmup-batch=1",
+        "--warmup-memory=1610612736",
     ]
     assert {"name": "weights", "mountPath": "/models/loras", "readOnly": True} in container(model)["volumeMounts"]
 
@@ -139,7 +143,7 @@ def test_the_runtime_knows_every_flag_that_is_planned(make_model):
         },
         limits={"maxConcurrency": 1, "maxPromptTokens": 8, "maxNewTokens": 8},
         generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "maxTokens": 64},
-        warmup={},
+        warmup={"capabilities": ["chat"], "skip": ["vision"], "memory": "512Mi"},
     )
     settings = parse(["serve", *container(model)["args"]])
     assert settings.served_model_name == "assistant"

@@ -26,7 +26,7 @@ FORMS = "hf://org/name[@revision], s3://bucket/path, gs://bucket/path, pvc://cla
 OWNED_FLAGS = (
     "model|served-model-name|capability|dtype|max-model-length|max-concurrent-sequences|max-concurrency|max-queue|queue-timeout|"
     "request-timeout|max-prompt-tokens|max-new-tokens|quantization|trust-remote-code|adapter|temperature|top-p|top-k|default-max-tokens|"
-    "warmup-steps|warmup-batch|drain-timeout|host|port|metrics-port|cache-dir|model-dir|token-file|termination-log"
+    "warmup|warmup-skip|warmup-steps|warmup-batch|warmup-memory|drain-timeout|host|port|metrics-port|cache-dir|model-dir|token-file|termination-log"
 )
 OWNED_LABELS = "^(modelyard[.]dev/.*|app[.]kubernetes[.]io/(name|instance|component|managed-by|version)|pod-template-hash)$"
 OWNED_VARIABLES = f"HOME|TMPDIR|MODELYARD_({OWNED_FLAGS.replace('-', '_').upper()})"

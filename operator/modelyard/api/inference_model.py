@@ -38,6 +38,10 @@ from modelyard.api.status import Condition, Decision, InferenceModelStatus, Meta
 
 __all__ = ["Condition", "Decision", "InferenceModel", "InferenceModelSpec", "InferenceModelStatus", "Metadata", "ScalingStatus"]
 
+_GENERATES = (
+    "!has(self.model.capabilities) || size(self.model.capabilities) == 0 || "
+    "self.model.capabilities.exists(one, one in ['chat', 'completions', 'vision'])"
+)
 _ROOM = "must be less than engine.maxModelLength, which holds prompt and answer"
 
 
@@ -263,8 +267,15 @@ class Generation(Part):
 class Warmup(Part):
     """Forward passes before readiness."""
 
-    steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="Passes.")
-    batch: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Sequences of a pass.")
+    capabilities: Annotated[list[Capability], Field(max_length=8), Keyed()] = Field(
+        default=[], description="Capabilities to warm up; all that the model has when left out."
+    )
+    skip: Annotated[list[Capability], Field(max_length=8), Keyed()] = Field(default=[], description="Capabilities to leave cold.")
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(default=1, description="How often each path through the model is run.")
+    batch: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Answers that are generated together.")
+    memory: Bytes | None = Field(
+        default=None, description="Memory that warm-up may add, such as 512Mi; past it larger shapes are left out. No bound when left out."
+    )
 
 
 class Cache(Part):
@@ -322,10 +333,19 @@ class Pod(Part):
     image_pull_secrets: Annotated[list[Name], Field(max_length=16)] = Field(default=[], description="Secrets for the image's registry.")
 
 
+def _generating(field: str, left_out: str) -> Rule:
+    """Returns the rule that only models that generate text have a field; ``left_out`` is true where it is not set."""
+    message = "must be left out: only models that generate text take it, which have chat or completions among model.capabilities"
+    return Rule(f"{_GENERATES} || {left_out}", message, field_path=f".{field}", reason="FieldValueForbidden")
+
+
 class InferenceModelSpec(Part):
     """What the user wants."""
 
     rules = (
+        _generating("generation", "!has(self.generation)"),
+        _generating("engine.adapters", "!has(self.engine.adapters) || size(self.engine.adapters) == 0"),
+        _generating("engine.quantization", "self.engine.quantization == 'none'"),
         Rule(
             "!has(self.limits.maxPromptTokens) || !has(self.engine.maxModelLength) || "
             "self.limits.maxPromptTokens < self.engine.maxModelLength",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from modelyard.api import quantities
 from modelyard.api.durations import render
 from modelyard.api.inference_model import InferenceModel, InferenceModelSpec
 from modelyard.api.names import HTTP_PORT, METRICS_PORT
@@ -76,7 +77,10 @@ def _optional(spec: InferenceModelSpec) -> list[tuple[str, object]]:
             ("default-max-tokens", generation.max_tokens),
         ]
     if warmup is not None:
+        flags += [("warmup", capability.value) for capability in warmup.capabilities]
+        flags += [("warmup-skip", capability.value) for capability in warmup.skip]
         flags += [("warmup-steps", warmup.steps), ("warmup-batch", warmup.batch)]
+        flags.append(("warmup-memory", warmup.memory and int(quantities.parse(warmup.memory))))
     return flags
 
 
