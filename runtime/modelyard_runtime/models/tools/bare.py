@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from modelyard_runtime.models.tools.call import CallReader
-from modelyard_runtime.models.tools.output import Output, StateParser
+from modelyard_runtime.models.tools.call import CallParser
+from modelyard_runtime.models.tools.output import Output, State
 
 LLAMA_MARKER = "<|python_tag|>"
 _FENCES = ("", "```", "```json")
@@ -18,19 +18,16 @@ _FENCES = ("", "```", "```json")
 _MOST_LEAD = 64
 
 
-class BareParser(StateParser):
+class BareParser(CallParser):
     """Calls at the beginning of a text, and after ``marker`` where the family has one."""
 
     def __init__(self, tools: Collection[str], marker: str | None = None, output: Output | None = None):
-        super().__init__(output or Output())
-        self._tools = frozenset(tools)
+        super().__init__(output or Output(), frozenset(tools).__contains__)
         self._marker = marker
         markers = ("",) if marker is None else ("", marker)
         self._leads = [a + fence + bracket + "{" for a in markers for fence in _FENCES for bracket in ("", "[")]
         self._pattern = re.compile(rf"\s*(?:{re.escape(markers[-1])}\s*)?(?:```(?:json)?\s*)?(?:\[\s*)?(?=\{{)")
-        self._lead = ""
         self._between_calls = ""
-        self._reader = self._new_reader()
         self.state = self._begin
 
     def _begin(self) -> bool:
@@ -38,15 +35,13 @@ class BareParser(StateParser):
         rest = self.text[self.at : self.at + _MOST_LEAD]
         lead = self._pattern.match(rest)
         if lead is not None:
-            self._lead += lead[0]
+            self.lead += lead[0]
             self.at += lead.end()
-            return self.go(self._call)
+            return self.go_to_call()
         compact = "".join(rest.split())
         if len(rest) < _MOST_LEAD and not self.ended and any(lead.startswith(compact) for lead in self._leads):
             return False
-        self.output.content(self._lead)
-        self._lead = ""
-        return self.go(self._content)
+        return self.go_to_text()
 
     def _content(self) -> bool:
         if self._marker is None:
@@ -55,22 +50,12 @@ class BareParser(StateParser):
             return False
         before, marker = self.upto(self._marker)
         self.output.content(before)
-        self._lead = marker or ""
+        self.lead = marker or ""
         return marker is not None and self.go(self._begin)
 
-    def _call(self) -> bool:
-        self.at = self._reader.push(self.text, self.at)
-        if self.ended:
-            self._reader.finish()
-        if not self._reader.done:
-            return False
-        rejected, lead, self._lead = self._reader.rejected, self._lead, ""
-        self._reader = self._new_reader()
-        if rejected is not None:
-            self.output.content(lead + rejected)
-            return self.go(self._content)
+    def _after(self, lead: str) -> State:
         self._between_calls += "".join(sign for open_, sign in (("[", "]"), ("`", "`")) if open_ in lead)
-        return self.go(self._between)
+        return self._between
 
     def _between(self) -> bool:
         """After a call: another one, the end of the list or of the code block, or text."""
@@ -78,7 +63,4 @@ class BareParser(StateParser):
             self.at += 1
         if self.at == len(self.text):
             return False
-        return self.go(self._call if self.text[self.at] == "{" else self._content)
-
-    def _new_reader(self) -> CallReader:
-        return CallReader(self.output, self._tools.__contains__)
+        return self.go_to_call() if self.text[self.at] == "{" else self.go(self._content)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from modelyard_runtime.models.tools.output import Output
+from modelyard_runtime.models.tools.output import Output, State, StateParser
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -150,6 +151,47 @@ class CallReader:
 
     def _is_name(self, name: Any) -> bool:
         return isinstance(name, str) and _NAME.fullmatch(name) is not None and self._accepts(name)
+
+
+class CallParser(StateParser, ABC):
+    """A parser of texts with calls in JSON among them. What leads to a call is held back as ``lead``: text, if what follows is none."""
+
+    def __init__(self, output: Output, accepts: Callable[[str], bool] = lambda name: True):
+        super().__init__(output)
+        self.lead = ""
+        self._accepts = accepts
+        self._reader = CallReader(output, accepts)
+        self.state = self._content
+
+    @abstractmethod
+    def _content(self) -> bool:
+        """The state of text that is no call."""
+
+    @abstractmethod
+    def _after(self, lead: str) -> State:
+        """Returns the state after a call that ``lead`` led to."""
+
+    def go_to_call(self) -> bool:
+        """Changes the state to that of a call, which begins here."""
+        self._reader = CallReader(self.output, self._accepts)
+        return self.go(self._call)
+
+    def _call(self) -> bool:
+        self.at = self._reader.push(self.text, self.at)
+        if self.ended:
+            self._reader.finish()
+        if not self._reader.done:
+            return False
+        if self._reader.rejected is not None:
+            return self.go_to_text(self._reader.rejected)
+        lead, self.lead = self.lead, ""
+        return self.go(self._after(lead))
+
+    def go_to_text(self, text: str = "") -> bool:
+        """Gives out what seemed to lead to a call, and more, and changes the state to that of text."""
+        self.output.content(self.lead + text)
+        self.lead = ""
+        return self.go(self._content)
 
 
 def _call_of(value: Any) -> tuple[Any, str | None]:

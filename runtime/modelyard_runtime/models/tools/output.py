@@ -13,6 +13,7 @@ from itertools import groupby
 from modelyard_runtime.models.answer import Content, Part, Reasoning, ToolCallArguments, ToolCallStart
 
 NewId = Callable[[], str]
+State = Callable[[], bool]
 _SIGNS = string.ascii_letters + string.digits
 
 
@@ -101,7 +102,7 @@ class StateParser:
         self.text = ""
         self.at = 0
         self.ended = False
-        self.state: Callable[[], bool] = lambda: False
+        self.state: State = lambda: False
 
     def push(self, text: str) -> list[Part]:
         """Returns the parts that became certain."""
@@ -121,7 +122,7 @@ class StateParser:
             pass
         return self.output.take()
 
-    def go(self, state: Callable[[], bool]) -> bool:
+    def go(self, state: State) -> bool:
         """Changes the state; what a state returns when it did its part."""
         self.state = state
         return True
