@@ -1,0 +1,135 @@
+"""Tools and reasoning through HTTP: random weights that call as their schemas say."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from modelyard_runtime.settings import ServeSettings
+
+from .agents import CLOCK, HELLO, PERSON, WEATHER, make_agent, schema_format
+from .conftest import Running, running
+
+
+@pytest.fixture(scope="module")
+def agent(settings: Callable[..., ServeSettings], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("weights") / "agent"
+    folder.mkdir()
+    make_agent(folder)
+    with running(settings(f"file://{folder}")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize("server", ["agent", "chat"])
+def test_forced_calls_keep_to_their_schema(server: str, choice: Any, request: pytest.FixtureRequest) -> None:
+    served: Running = request.getfixturevalue(server)
+    answer = served.openai().chat.completions.create(
+        model=served.name, messages=HELLO, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False, seed=1, max_tokens=300
+    )
+    [call] = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.content is None
+    assert call.function.name == "get_weather"
+    jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
+
+
+def test_no_arguments_are_made_up_that_a_tool_does_not_list(chat: Running) -> None:
+    ids = [
+        httpx.post(f"{chat.url}/tokenize", json={"model": chat.name, "prompt": mark, "add_special_tokens": False}).json() for mark in '"}'
+    ]
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+    answer = chat.openai().chat.completions.create(
+        model=chat.name,
+        messages=HELLO,
+        tools=[tool],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=300,
+        temperature=0,
+        logit_bias={str(found["tokens"][0]): bias for found, bias in zip(ids, (100, 90), strict=True)},  # it would rather begin a key
+    )
+    [call] = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {}
+
+
+def test_forced_calls_in_a_stream(agent: Running) -> None:
+    chunks = list(
+        agent.openai().chat.completions.create(
+            model="agent", messages=HELLO, tools=[WEATHER, CLOCK], tool_choice="required", seed=3, max_tokens=300, stream=True
+        )
+    )
+    calls: dict[int, list[str]] = {}
+    for chunk in chunks:
+        for delta in chunk.choices[0].delta.tool_calls or ():
+            if delta.id:
+                assert delta.index == len(calls)
+                calls[delta.index] = [delta.function.name, ""]
+            calls[delta.index][1] += delta.function.arguments or ""
+    assert calls
+    assert chunks[-1].choices[0].finish_reason in {"tool_calls", "length"}
+    name, arguments = calls[0]
+    jsonschema.validate(json.loads(arguments), WEATHER["function"]["parameters"] if name == "get_weather" else {"maxProperties": 0})
+
+
+def test_a_round_trip_with_tools(agent: Running, chat: Running) -> None:
+    for server in (agent, chat):
+        client = server.openai()
+        first = client.chat.completions.create(
+            model=server.name, messages=HELLO, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, seed=1, max_tokens=300
+        )
+        message = first.choices[0].message
+        history = [
+            *HELLO,
+            message.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": [{"type": "text", "text": "sunny"}]},
+        ]
+        second = client.chat.completions.create(model=server.name, messages=history, tools=[WEATHER], max_tokens=4)
+        assert second.usage.prompt_tokens > first.usage.prompt_tokens
+
+
+def test_thinking_is_apart_from_the_answer(agent: Running) -> None:
+    ids = httpx.post(f"{agent.url}/tokenize", json={"model": "agent", "prompt": "</think>", "add_special_tokens": False}).json()["tokens"]
+    answer = agent.openai().chat.completions.create(
+        model="agent",
+        messages=HELLO,
+        response_format=schema_format(PERSON),
+        reasoning_effort="high",
+        seed=1,
+        max_tokens=300,
+        logit_bias={str(ids[0]): 8.0},
+    )
+    message = answer.choices[0].message
+    assert answer.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(message.content), PERSON)
+    assert message.reasoning_content
+    assert 0 < answer.usage.completion_tokens_details.reasoning_tokens < answer.usage.completion_tokens
+
+
+def test_thinking_may_be_left_out(agent: Running) -> None:
+    answer = agent.openai().chat.completions.create(
+        model="agent", messages=HELLO, response_format=schema_format(PERSON), reasoning_effort="none", seed=1, max_tokens=300
+    )
+    assert not hasattr(answer.choices[0].message, "reasoning_content")
+    jsonschema.validate(json.loads(answer.choices[0].message.content), PERSON)
+
+
+def test_strict_tools_beside_text(agent: Running) -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    ids = httpx.post(f"{agent.url}/tokenize", json={"model": "agent", "prompt": "<tool_call>", "add_special_tokens": False}).json()[
+        "tokens"
+    ]
+    answer = agent.openai().chat.completions.create(
+        model="agent",
+        messages=HELLO,
+        tools=[strict],
+        reasoning_effort="none",
+        seed=1,
+        max_tokens=120,
+        logit_bias={str(ids[0]): 14.0},
+        parallel_tool_calls=False,
+    )
+    [call] = answer.choices[0].message.tool_calls
+    jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
