@@ -11,6 +11,8 @@ works. Two libraries take weights in a layout of their own:
 Products agree with the plain ones to rounding.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from torch.nn.functional import linear as plain_product
@@ -26,7 +28,7 @@ _GRAIN = 16
 _MKL_ROWS = 256
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(nn.Module, ABC):
     """Stands in for a linear layer. ``weight`` is opaque: it has a dtype and a device, and no elements."""
 
     weight: torch.Tensor
@@ -38,9 +40,9 @@ class PackedLinear(nn.Module):
         self.register_buffer("weight", self.packed(linear.weight.detach()), persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
 
+    @abstractmethod
     def packed(self, weight: torch.Tensor) -> torch.Tensor:
         """Returns weights [out_features, in_features] in the library's layout."""
-        raise NotImplementedError
 
 
 class MklLinear(PackedLinear):
