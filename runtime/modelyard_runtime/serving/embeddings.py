@@ -11,23 +11,16 @@ import numpy as np
 from modelyard.api.errors import InvalidRequest
 from numpy.typing import NDArray
 
-from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.metrics import Load, Stopwatch
 from modelyard_runtime.models.embedding import EmbeddingModel, cosines
-from modelyard_runtime.models.loading import choose_device, choose_dtype
 from modelyard_runtime.models.tokenizing import Encoded, skipping
 from modelyard_runtime.progress import Report
-from modelyard_runtime.serving.batching import Batcher, Budget
-from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.caching import Vector, VectorCache, key_of
-from modelyard_runtime.serving.codec import TextCodec
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.prompting import NO_PROMPTING, Kind, Prompting, Truncation
-from modelyard_runtime.serving.texts import Reader
+from modelyard_runtime.serving.text_service import TextService, load_text_model
 from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
 
-_CONCURRENCY = 64
 _CUT = Truncation()
 Inputs = Sequence[str | list[int]]
 
@@ -35,26 +28,7 @@ Inputs = Sequence[str | list[int]]
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> EmbeddingModel:
     """Loads an encoder. Raises RuntimeFailed."""
     del capabilities, report
-    device = choose_device(settings.device)
-    model = EmbeddingModel(folder, dtype=choose_dtype(settings.dtype, device), device=device)
-    check_length(settings, model.max_length)
-    return model
-
-
-def check_length(settings: ServeSettings, longest: int) -> None:
-    """Raises ArgumentsInvalid when texts shall be longer than the model takes."""
-    if settings.max_model_length is not None and settings.max_model_length > longest:
-        raise ArgumentsInvalid(f"--max-model-length: this model takes {longest} tokens at most, not {settings.max_model_length}")
-
-
-def longest_text(settings: ServeSettings, longest: int) -> int:
-    """Returns the bound on texts in tokens, by the model and the settings."""
-    return min(bound for bound in (longest, settings.max_model_length, settings.max_prompt_tokens) if bound is not None)
-
-
-def batch_tokens(settings: ServeSettings, device: str) -> int:
-    """Returns the tokens of a batch: a processor is no faster with more of them, and the next request would wait longer."""
-    return settings.max_batch_tokens or (2048 if device == "cpu" else 16_384)
+    return load_text_model(EmbeddingModel, folder, settings)
 
 
 def serve(model: EmbeddingModel, context: Context) -> EmbeddingService:
@@ -62,52 +36,28 @@ def serve(model: EmbeddingModel, context: Context) -> EmbeddingService:
     return EmbeddingService(model, context)
 
 
-class EmbeddingService:
+class EmbeddingService(TextService[EmbeddingModel]):
     """An embedding model behind its limiters, its cache and its batcher. Used from one event loop."""
 
     def __init__(self, model: EmbeddingModel, context: Context):
-        settings = context.settings
-        self.model = model
-        self.limiter = context.limiters(_CONCURRENCY)
-        self.max_length = longest_text(settings, model.max_length)
-        self.cache = VectorCache(settings.embedding_cache_bytes)
-        self._budget = Budget(batch_tokens(settings, model.encoder.device.type))
-        self.batcher: Batcher[Encoded] = Batcher(model.embed, budget=self._budget, padded=not model.encoder.packs, watch=context.metrics)
-        self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
-        self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))
-        self._metrics = context.metrics
-        self.reports_usage = settings.report_usage
-
-    def load(self) -> Load:
-        """Returns what is going on."""
-        return Load(self.limiter.working, self.limiter.waiting, by_capability=self.limiter.by_capability())
+        super().__init__(model, context, model.embed, packs=model.encoder.packs)
+        self.cache = VectorCache(context.settings.embedding_cache_bytes)
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
         prompts = {"prompts": sorted(self.model.layout.prompts)} if self.model.layout.prompts else {}
         return {"max_model_len": self.max_length, "embedding_size": self.model.dimensions, **prompts}
 
-    async def stop(self) -> None:
-        """Ends the batcher's thread."""
-        await self.batcher.stop()
-
     async def embed(
         self, inputs: Inputs, prompting: Prompting = NO_PROMPTING, truncation: Truncation | None = None
     ) -> tuple[list[NDArray[np.float32]], int]:
         """Returns a vector for each input and the number of tokens. Raises InvalidRequest on inputs that do not fit."""
-        limiter = self.limiter["embeddings"]
-        limiter.check()
+        self.limiter["embeddings"].check()
         read = await self._read(inputs, prompting, truncation, "input")
         tokens = sum(map(len, read))
-        watch = Stopwatch(self._metrics, tokens, "embeddings")
-        try:
-            async with limiter.slot():
-                watch.begun()
-                vectors = await self._vectors(read, "embeddings")
-                watch.finished("stop")
-                return vectors, tokens
-        finally:
-            watch.ended()
+        async with self._working("embeddings", tokens):
+            vectors = await self._vectors(read, "embeddings")
+        return vectors, tokens
 
     async def score(
         self, pairs: Sequence[tuple[str, str]], *, retrieval: bool, param: str, activated: bool = True, truncation: Truncation | None = None
@@ -117,21 +67,14 @@ class EmbeddingService:
         ``retrieval``: the first of a pair is a query, the second a document, and each gets the model's prompt for it.
         """
         del activated  # a cosine is what it is
-        limiter = self.limiter["rerank"]
-        limiter.check()
+        self.limiter["rerank"].check()
         sides = [list(dict.fromkeys(texts)) for texts in zip(*pairs, strict=True)]
         kinds = [Prompting(kind="query"), Prompting(kind="document")] if retrieval else [Prompting(), Prompting()]
         params = ("query" if retrieval else "text_1", param)
         read = [await self._read(side, kind, truncation, name) for side, kind, name in zip(sides, kinds, params, strict=True)]
         tokens = sum(len(text) for side in read for text in side)
-        watch = Stopwatch(self._metrics, tokens, "rerank")
-        try:
-            async with limiter.slot():
-                watch.begun()
-                vectors = await self._vectors([*read[0], *read[1]], "rerank")
-                watch.finished("stop")
-        finally:
-            watch.ended()
+        async with self._working("rerank", tokens):
+            vectors = await self._vectors([*read[0], *read[1]], "rerank")
         queries = dict(zip(sides[0], vectors, strict=False))
         documents = dict(zip(sides[1], vectors[len(sides[0]) :], strict=True))
         rows = (np.stack([queries[first] for first, _ in pairs]), np.stack([documents[second] for _, second in pairs]))
@@ -146,11 +89,6 @@ class EmbeddingService:
     async def _short(self, capability: str, kinds: Sequence[Kind | None]) -> None:
         read = [text for kind in kinds for text in await self._read(["Hello"], Prompting(kind=kind), _CUT, "input")]
         await self.batcher.submit(read, capability)
-
-    async def _long(self, capability: str) -> None:
-        tokenizer, length = self.model.tokenizer, min(self.max_length, self._budget.tokens)
-        long, half = (tokenizer.cut("word " * length, size) for size in (length, max(length // 2, 1)))
-        await self.batcher.submit([long, half, half], capability)
 
     async def _read(self, inputs: Inputs, prompting: Prompting, truncation: Truncation | None, param: str) -> list[Encoded]:
         prompt = self._prompt(inputs, prompting)

@@ -11,30 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.metrics import Load, Stopwatch
-from modelyard_runtime.models.loading import choose_device, choose_dtype
 from modelyard_runtime.models.ranking import RankingModel, activate
-from modelyard_runtime.models.tokenizing import Encoded, Text
+from modelyard_runtime.models.tokenizing import Text
 from modelyard_runtime.progress import Report
-from modelyard_runtime.serving.batching import Batcher, Budget
-from modelyard_runtime.serving.bounds import Bounds
-from modelyard_runtime.serving.codec import TextCodec
-from modelyard_runtime.serving.embeddings import batch_tokens, check_length, longest_text
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.prompting import Truncation
-from modelyard_runtime.serving.texts import Reader
+from modelyard_runtime.serving.text_service import TextService, load_text_model
 from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
-
-_CONCURRENCY = 64
 
 
 def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> RankingModel:
     """Loads a sequence-classification model. Raises RuntimeFailed."""
     del report
-    device = choose_device(settings.device)
-    model = RankingModel(folder, dtype=choose_dtype(settings.dtype, device), device=device)
-    check_length(settings, model.max_length)
+    model = load_text_model(RankingModel, folder, settings)
     if "rerank" in capabilities and len(model.labels) != 1:
         raise ArgumentsInvalid(
             f"--capability=rerank: a reranker has one label, and this model has {len(model.labels)}", "serve it with --capability=classify"
@@ -47,32 +37,15 @@ def serve(model: RankingModel, context: Context) -> RankingService:
     return RankingService(model, context)
 
 
-class RankingService:
+class RankingService(TextService[RankingModel]):
     """A sequence-classification model behind its limiters and its batcher. Used from one event loop."""
 
     def __init__(self, model: RankingModel, context: Context):
-        settings = context.settings
-        self.model = model
-        self.limiter = context.limiters(_CONCURRENCY)
-        self.max_length = longest_text(settings, model.max_length)
-        self._budget = Budget(batch_tokens(settings, model.encoder.device.type))
-        self.batcher: Batcher[Encoded] = Batcher(model.judge, budget=self._budget, padded=not model.packs, watch=context.metrics)
-        self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
-        self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))
-        self._metrics = context.metrics
-        self.reports_usage = settings.report_usage
-
-    def load(self) -> Load:
-        """Returns what is going on."""
-        return Load(self.limiter.working, self.limiter.waiting, by_capability=self.limiter.by_capability())
+        super().__init__(model, context, model.judge, packs=model.packs)
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
         return {"max_model_len": self.max_length, "labels": self.model.labels}
-
-    async def stop(self) -> None:
-        """Ends the batcher's thread."""
-        await self.batcher.stop()
 
     async def score(
         self, pairs: Sequence[tuple[str, str]], *, retrieval: bool, param: str, activated: bool = True, truncation: Truncation | None = None
@@ -96,24 +69,12 @@ class RankingService:
     async def _short(self, text: Text, capability: str) -> None:
         await self.batcher.submit(await self._reader.read([text], param="input", truncation=Truncation()), capability)
 
-    async def _long(self, capability: str) -> None:
-        tokenizer, length = self.model.tokenizer, min(self.max_length, self._budget.tokens)
-        long, half = (tokenizer.cut("word " * length, size) for size in (length, max(length // 2, 8)))
-        await self.batcher.submit([long, half, half], capability)
-
     async def _judge(
         self, inputs: Sequence[Text | list[int]], capability: str, param: str, activated: bool, truncation: Truncation | None
     ) -> tuple[NDArray[np.float32], int]:
-        limiter = self.limiter[capability]
-        limiter.check()
+        self.limiter[capability].check()
         read = await self._reader.read(inputs, param=param, truncation=truncation)
         tokens = sum(map(len, read))
-        watch = Stopwatch(self._metrics, tokens, capability)
-        try:
-            async with limiter.slot():
-                watch.begun()
-                scores = np.stack(await self.batcher.submit(read, capability))
-                watch.finished("stop")
-        finally:
-            watch.ended()
+        async with self._working(capability, tokens):
+            scores = np.stack(await self.batcher.submit(read, capability))
         return (activate(scores, self.model.activation) if activated else scores), tokens
