@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.settings import PULL_GROUPS, SERVE_GROUPS, PullSettings, ServeSettings
+from modelyard_runtime.settings import PullSettings, ServeSettings, groups
 
 _DESCRIPTION = "Serves models to OpenAI clients."
 _EXAMPLES = """examples:
@@ -95,17 +95,15 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    serve = _command(commands, "serve", "serve models over HTTP", ServeSettings, SERVE_GROUPS)
+    serve = _command(commands, "serve", "serve models over HTTP", ServeSettings)
     serve.usage = f"{_program()} serve [FLAG …] [MODEL …]"
     serve.add_argument("positional", nargs="*", metavar="MODEL", help="A source, or name=source; the same as --model.")
-    pull = _command(commands, "pull", "fetch and convert weights into the cache, without serving them", PullSettings, PULL_GROUPS)
+    pull = _command(commands, "pull", "fetch and convert weights into the cache, without serving them", PullSettings)
     pull.add_argument("source", metavar="SOURCE", help=PullSettings.model_fields["source"].description)
     return parser
 
 
-def _command(
-    commands: Any, name: str, summary: str, settings: type[BaseModel], groups: tuple[type[BaseModel], ...]
-) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, summary: str, settings: type[BaseModel]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -115,7 +113,7 @@ def _command(
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    for group in groups:
+    for group in groups(settings):
         section = parser.add_argument_group((group.__doc__ or "").rstrip(".").lower())
         for field, info in group.model_fields.items():
             if info.json_schema_extra == {"environment_only": True}:  # secrets: a command line is there for all to see

@@ -378,22 +378,6 @@ class PullSettings(StorageSettings, ProcessSettings, BaseSettings):
     source: str = Field(min_length=1, max_length=1024, description="Source of the weights, as in `serve --model`.")
 
 
-SERVE_GROUPS: tuple[type[BaseModel], ...] = (
-    ModelSettings,
-    ComputeSettings,
-    LimitSettings,
-    GenerationSettings,
-    LifeSettings,
-    TrustSettings,
-    ManySettings,
-    RequestSettings,
-    MediaSettings,
-    AudioSettings,
-    KeySettings,
-    JobSettings,
-    NetworkSettings,
-    ObservabilitySettings,
-    StorageSettings,
-    ProcessSettings,
-)
-PULL_GROUPS: tuple[type[BaseModel], ...] = (StorageSettings, ProcessSettings)
+def groups(settings: type[BaseModel]) -> tuple[type[BaseModel], ...]:
+    """Returns the groups that settings are made of, in their order."""
+    return tuple(base for base in settings.__mro__ if base.__bases__ == (BaseModel,) and base.model_fields)
