@@ -44,7 +44,8 @@ def adapter(base: Path, path: Path, seed: int) -> Path:
 def server(settings, folder, tmp_path_factory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("adapters")
     named = [f"{name}=file://{adapter(folder, place / name, seed)}" for name, seed in (("sql", 1), ("tone", 2))]
-    with running(settings(f"file://{folder}", served_model_name="assistant", adapter=tuple(named))) as one:
+    allowed = ("file:///*", "builtin://tiny-chat")
+    with running(settings(f"file://{folder}", served_model_name="assistant", adapter=tuple(named), allow_pull=allowed)) as one:
         yield one
 
 
@@ -65,6 +66,23 @@ def test_each_adapter_answers_in_its_own_way(server):
 def test_adapters_are_listed_under_their_model(server):
     listed = {model.id: (model.model_extra or {}).get("parent") for model in server.openai().models.list().data}
     assert listed == {"assistant": None, "assistant:sql": "assistant", "assistant:tone": "assistant"}
+
+
+def test_one_is_described_by_its_name_and_what_is_none_is_not_found(server):
+    models = server.openai().models
+    assert (models.retrieve("assistant:sql").id, models.retrieve("assistant").id) == ("assistant:sql", "assistant")
+    with pytest.raises(openai.NotFoundError, match=r"no adapter 'nope'\. It has sql, tone"):
+        models.retrieve("assistant:nope")
+
+
+def test_they_are_known_before_their_model_is_loaded(settings, folder, tmp_path):
+    source = f"sql=file://{adapter(folder, tmp_path / 'sql', 1)}"
+    with running(settings(f"file://{folder}", served_model_name="assistant", adapter=(source,), lazy=True)) as lazy:
+        assert [model.id for model in lazy.openai().models.list().data] == ["assistant", "assistant:sql"]
+        assert httpx.get(f"{lazy.url}/v1/models/assistant:nope").status_code == 404
+        refused = httpx.post(f"{lazy.url}/v1/completions", json={"model": "assistant:nope", "prompt": "Hello", "max_tokens": 1})
+        assert (refused.status_code, lazy.openai().models.retrieve("assistant").model_extra["status"]) == (404, "unloaded")
+        assert answer(lazy, "assistant:sql") != answer(lazy, "assistant")
 
 
 def test_ollamas_clients_name_adapters_too(server):
@@ -110,6 +128,9 @@ BAD = {
     "no such folder": ({"name": "a", "source": "file:///nowhere"}, 400, "source", "does not exist"),
     "not an adapter": ({"name": "a", "source": "builtin://tiny-chat"}, 400, "source", "adapter_config.json"),
     "a bad source": ({"name": "a", "source": "gpt2"}, 400, "source", "is not a source"),
+    "a way up": ({"name": "a", "source": "file:///models/../etc"}, 400, "source", "without .."),
+    "a NUL": ({"name": "a", "source": "file:///models/a\x00"}, 400, "source", "is not a source"),
+    "not allowed": ({"name": "a", "source": "hf://org/adapter"}, 403, "source", "file:///*, builtin://tiny-chat"),
     "a bad name": ({"name": "a:b", "source": "file:///x"}, 400, "name", "match"),
     "no name": ({"source": "file:///x"}, 400, "name", "name"),
     "an unknown field": ({"name": "a", "source": "file:///x", "scale": 2}, 400, "scale", "scale"),

@@ -82,6 +82,19 @@ def test_requests_are_counted_by_route_and_status(chat: Running) -> None:
     assert count("/v1/models/{name:path}", 404, "GET") == listed + 3
 
 
+def test_requests_that_end_before_they_come_to_a_route_are_counted_by_it_too(chat: Running) -> None:
+    def count(path: str, status: int) -> float:
+        return chat.metric("http_requests_total", method="POST", path=path, status=str(status))
+
+    left, large = count("/v1/chat/completions", 499), count("/api/chat", 413)
+    with socket.create_connection(("127.0.0.1", chat.port)) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    assert httpx.post(f"{chat.url}/api/chat", content=b" " * (33 << 20)).status_code == 413
+    wait_until(lambda: count("/v1/chat/completions", 499) == left + 1, "it is counted")
+    assert count("/api/chat", 413) == large + 1
+    assert count("", 499) == 0
+
+
 def test_a_waiting_request_is_observed_by_capability(chat: Running) -> None:
     chat.openai().chat.completions.create(**CHAT)
     chat.openai().completions.create(model="tiny-chat", prompt="Hello", max_tokens=2)

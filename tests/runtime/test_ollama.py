@@ -270,6 +270,30 @@ def test_the_server_says_that_it_is_there(chat: Running) -> None:
     assert httpx.get(f"{chat.url}/api/version").json()["version"]
 
 
+def test_names_that_the_gateway_has_resolved_are_taken(chat: Running, embed: Running) -> None:
+    for server, path, body in (
+        (chat, "chat", {**CHAT, "stream": False}),
+        (chat, "show", {}),
+        (chat, "generate", {"prompt": "Hello", "stream": False}),
+        (embed, "embed", {"input": "Hello"}),
+    ):
+        for name in ("team/assistant", "gpt:latest", "llama3.2:1b"):
+            reply = httpx.post(f"{server.url}/api/{path}", json={**body, "model": name}, headers={"x-modelyard-model": server.name})
+            assert reply.status_code == 200, (path, name, reply.text)
+
+
+def test_an_adapter_that_a_model_has_not_is_not_found(chat: Running, embed: Running) -> None:
+    for server, path, body in (
+        (chat, "chat", {**CHAT, "stream": False}),
+        (chat, "chat", {}),
+        (chat, "show", {}),
+        (embed, "embed", {"input": "Hello"}),
+    ):
+        reply = httpx.post(f"{server.url}/api/{path}", json={**body, "model": f"{server.name}:nope"})
+        assert (reply.status_code, reply.headers["x-modelyard-error-code"]) == (404, "model_not_found")
+        assert "no adapter 'nope'" in reply.json()["error"]
+
+
 def test_clients_change_nothing_unless_they_may(chat: Running, client: Clients) -> None:
     for operation in (
         lambda: client(chat.url).pull("hf.co/org/name"),

@@ -53,9 +53,13 @@ def test_sources_are_parsed(text, source):
         ("ftp://bucket/key", "not supported"),
         ("file://models/x", "not absolute"),
         ("hf://a/b/c", "does not name a repository"),
-        ("hf://../etc", "does not name a repository"),
+        ("hf://../etc", "way up"),
         ("hf://org/name@a b", "not a revision"),
-        ("hf://org/name@../../x", "does not name a repository"),
+        ("hf://org/name@../../x", "way up"),
+        ("hf://org/name@a..b", "does not name a repository"),
+        ("file:///models/../x", "way up"),
+        ("builtin://tiny\x00chat", "not a source"),
+        ("file:///models/\x1b[2J", "not a source"),
     ],
 )
 def test_other_texts_are_refused(text, words):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
-from modelyard.api.errors import InvalidRequest, ModelNotFound, Unavailable
+from modelyard.api.errors import InvalidRequest, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
 from modelyard_runtime.observation import observed
@@ -92,13 +92,11 @@ def _adapted(service: Service, served: ServedModel, asked: str, *, routed: bool)
     _, colon, adapter = asked.rpartition(":")
     if not colon or asked in served.spec.names:
         return service
-    adapters = getattr(service, "adapters", ())
-    if adapter in adapters:
+    if adapter in served.adapters:
         return cast("Service", cast("GenerationService", service).adapted(adapter))
-    if routed:
-        return service
-    known = f"It has {', '.join(adapters)}." if adapters else "It has none."
-    raise ModelNotFound(f"The model '{served.name}' has no adapter '{adapter[:64]}'. {known}", param="model")
+    if not routed:
+        served.check_adapter(adapter)
+    return service
 
 
 def _check_capability(served: ServedModel, capability: str | None) -> None:

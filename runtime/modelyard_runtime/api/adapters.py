@@ -13,11 +13,13 @@ from modelyard.api.errors import InvalidRequest, ModelNotFound
 from pydantic import Field
 
 from modelyard_runtime.api.access import runtime_of
+from modelyard_runtime.api.admin import source_refusals
 from modelyard_runtime.api.fields import Body
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.progress import Step
+from modelyard_runtime.serving.pulls import check_source
 from modelyard_runtime.setting_types import SourceText
 
 if TYPE_CHECKING:  # it imports PyTorch
@@ -44,7 +46,13 @@ async def adapters(request: Request, model: str) -> Response:
 
 @router.post("")
 async def load(request: Request, model: str, body: AdapterBody) -> Response:
-    """Fetches an adapter and puts it in force, in place of an earlier one of its name. Raises ModelNotFound or InvalidRequest."""
+    """Fetches an adapter and puts it in force, in place of an earlier one of its name.
+
+    Raises ModelNotFound, InvalidRequest, or Forbidden where --allow-pull does not name the source.
+    """
+    runtime = runtime_of(request)
+    with source_refusals(runtime):
+        check_source(body.source, runtime.settings)
     async with _held(request, model) as service:
         if len(service.adapters) >= _MOST and body.name not in service.adapters:
             raise InvalidRequest(f"The model has {_MOST} adapters, which is the limit. Remove one first.", param="name")
@@ -69,7 +77,7 @@ async def unload(request: Request, model: str, name: str) -> Response:
 async def _held(request: Request, model: str) -> AsyncIterator[GenerationService]:
     """Holds a loaded generation model while its adapters are dealt with. Raises ModelNotFound, InvalidRequest or Unavailable."""
     registry = runtime_of(request).registry
-    served = registry.resolve(model)
+    served = registry.named(model)
     with served.held():
         await registry.ready(served)
         if not hasattr(served.service, "adapters"):

@@ -8,14 +8,15 @@ import os
 import platform
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import psutil
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from modelyard.api.errors import ApiError, InvalidRequest
+from modelyard.api.errors import ApiError, Forbidden, InvalidRequest
 
 from modelyard_runtime import hardware
 from modelyard_runtime.api import sse
@@ -44,12 +45,6 @@ class Conflict(ApiError):
     status, type, default_code = 409, "invalid_request_error", "conflict"
 
 
-class Forbidden(ApiError):
-    """The settings do not allow it."""
-
-    status, type, default_code = 403, "permission_error", "not_allowed"
-
-
 class NoSuchPull(ApiError):
     """No pull has that id."""
 
@@ -71,14 +66,14 @@ async def models(request: Request) -> Response:
 @router.get("/models/{name:path}")
 async def model(request: Request, name: str) -> Response:
     """Describes a model. Raises ModelNotFound."""
-    return json_response(_model(runtime_of(request).registry.resolve(name)))
+    return json_response(_model(runtime_of(request).registry.named(name)))
 
 
 @router.post("/models/{name:path}/load")
 async def load(request: Request, name: str, wait: bool = False) -> Response:
     """Begins to load a model, at once even after a failure; with ``wait``, answers when that has ended. Raises ModelNotFound."""
     registry = runtime_of(request).registry
-    served = registry.resolve(name)
+    served = registry.named(name)
     if not served.loaded:
         task = registry.load(served)
         if wait:
@@ -90,7 +85,7 @@ async def load(request: Request, name: str, wait: bool = False) -> Response:
 async def unload(request: Request, name: str) -> Response:
     """Unloads a model when the requests that use it have ended. Raises ModelNotFound, or Conflict when they take too long."""
     registry = runtime_of(request).registry
-    served = registry.resolve(name)
+    served = registry.named(name)
     await _idle(served)
     await registry.unload(served, "asked for")
     return json_response(_model(served))
@@ -100,7 +95,7 @@ async def unload(request: Request, name: str) -> Response:
 async def delete(request: Request, name: str) -> Response:
     """Removes a model that came by a pull, and its weights unless others share them. Raises ModelNotFound or Conflict."""
     runtime = runtime_of(request)
-    served = runtime.registry.resolve(name)
+    served = runtime.registry.named(name)
     await remove_model(runtime, served)
     return json_response({"id": served.name, "object": "model", "deleted": True})
 
@@ -129,14 +124,22 @@ async def create_pull(request: Request, body: PullBody) -> Response:
 async def begin_pull(runtime: Runtime, entry: Entry, *, serve: bool) -> tuple[Job, bool]:
     """Returns the pull of an entry's source, and whether it is new. Raises InvalidRequest, Forbidden, Conflict or Unavailable."""
     try:
-        return await runtime.pulls.create(entry, serve=serve)
+        with source_refusals(runtime):
+            return await runtime.pulls.create(entry, serve=serve)
+    except ValueError as error:
+        raise Conflict(f"The name '{error}' is taken by another source. Give another 'name'.", param="name") from error
+
+
+@contextmanager
+def source_refusals(runtime: Runtime) -> Iterator[None]:
+    """Raises InvalidRequest or Forbidden for what is wrong with a request's source."""
+    try:
+        yield
     except ArgumentsInvalid as error:
         raise InvalidRequest(f"Invalid 'source': {error.message.removeprefix('--model: ')}; {error.remedy}.", param="source") from error
     except NotAllowed:
         allowed = ", ".join(runtime.settings.allow_pull) or "nothing"
         raise Forbidden(f"This server may pull {allowed}. Its --allow-pull would have to name the source.", param="source") from None
-    except ValueError as error:
-        raise Conflict(f"The name '{error}' is taken by another source. Give another 'name'.", param="name") from error
 
 
 @router.get("/pulls")

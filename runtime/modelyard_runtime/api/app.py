@@ -7,6 +7,7 @@ from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from modelyard import __version__
 from modelyard.api.errors import ApiError
 from starlette.exceptions import HTTPException
@@ -66,6 +67,7 @@ def _guarded(
         app.include_router(router)
     for error in _HANDLED:
         app.add_exception_handler(error, handle)
+    routes = [context.original_route for context in iter_route_contexts(app.routes)]
     settings = runtime.settings
     bounded = Bounds(
         Leases(app),
@@ -74,4 +76,4 @@ def _guarded(
         request_timeout=settings.request_timeout.total_seconds(),
         larger=dict.fromkeys(audio.PATHS, settings.max_audio_bytes + OVERHEAD),
     )
-    return AccessLog(guard(bounded), closing=lambda: runtime.draining, watchers=watchers)
+    return AccessLog(guard(bounded), closing=lambda: runtime.draining, watchers=watchers, routes=routes)

@@ -18,14 +18,12 @@ from modelyard.api.errors import (
     Unavailable,
     UnknownPath,
 )
+from modelyard.api.names import ERROR_CODE_HEADER, OLLAMA_PATH
 from starlette.exceptions import HTTPException
 
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
 
 logger = logging.getLogger(__name__)
-
-#: Where paths of Ollama's API begin.
-OLLAMA_PATH = "/api/"
 
 #: Bodies as clients expect them, by pydantic's error types; ``{…}`` are the error's context. Each says what would be right.
 _MESSAGES = {
@@ -84,11 +82,17 @@ def error_body(error: ApiError, path: str) -> dict[str, Any]:
     return {"error": error.message} if path.startswith(OLLAMA_PATH) else error.to_dict()
 
 
+def error_headers(error: ApiError, path: str) -> dict[str, str]:
+    """Returns an error's headers. Ollama's shape has no room for a code, by which gateways know that a server stops."""
+    code = {ERROR_CODE_HEADER: error.code} if path.startswith(OLLAMA_PATH) and error.code else {}
+    return error.headers() | code
+
+
 async def handle(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for everything."""
     api_error = to_api_error(error)
     body = orjson.dumps(error_body(api_error, request.url.path))
-    return Response(body, api_error.status, api_error.headers(), "application/json")
+    return Response(body, api_error.status, error_headers(api_error, request.url.path), "application/json")
 
 
 def _http(error: HTTPException) -> ApiError:

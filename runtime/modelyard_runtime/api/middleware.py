@@ -19,11 +19,12 @@ from typing import Any
 import orjson
 from modelyard.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Timeout, Unavailable
 from modelyard.api.names import REQUEST_ID_HEADER
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelyard_runtime import logs
 from modelyard_runtime.api import sse
-from modelyard_runtime.api.errors import error_body, to_api_error
+from modelyard_runtime.api.errors import error_body, error_headers, to_api_error
 from modelyard_runtime.api.ollama import lines
 from modelyard_runtime.observation import Ended, Observation, current
 
@@ -77,7 +78,7 @@ class Exchange:
         if not self.status:
             body = orjson.dumps(said)
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            headers += [(name.encode(), value.encode()) for name, value in error.headers().items()]
+            headers += [(name.encode(), value.encode()) for name, value in error_headers(error, self._path).items()]
             if isinstance(error, PayloadTooLarge | RequestTimeout):
                 headers.append((b"connection", b"close"))
             await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -87,10 +88,21 @@ class Exchange:
 
 
 class AccessLog:
-    """Gives a request its id, logs its end, and answers what nothing else caught. ``watchers`` are told of the end too."""
+    """Gives a request its id, logs its end, and answers what nothing else caught. ``watchers`` are told of the end too.
 
-    def __init__(self, app: ASGIApp, *, closing: Callable[[], bool], watchers: Sequence[Callable[[Ended], None]] = ()):
+    ``routes`` are the application's, by which requests are known that ended before they came to it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        closing: Callable[[], bool],
+        watchers: Sequence[Callable[[Ended], None]] = (),
+        routes: Sequence[BaseRoute] = (),
+    ):
         self._app = app
+        self._routes = routes
         self._closing = closing
         self._watchers = (_log, *watchers)
 
@@ -112,10 +124,16 @@ class AccessLog:
         except Exception as error:  # noqa: BLE001 - the outermost frame: the client gets an answer, the log the trace
             await exchange.fail(to_api_error(error))
         finally:
+            if "route" not in scope:
+                scope["route"] = self._route(scope)
             ended = Ended(scope, exchange.status, began, time.monotonic() - started, observation)
             for watcher in self._watchers:
                 watcher(ended)
             logs.request_id.reset(token)
+
+    def _route(self, scope: Scope) -> BaseRoute | None:
+        """Returns the route that would have served a request."""
+        return next((route for route in self._routes if route.matches(scope)[0] is not Match.NONE), None)
 
 
 class Bounds:

@@ -23,15 +23,18 @@ async def models(request: Request) -> Response:
 
 def _adapters(model: ServedModel) -> list[dict[str, object]]:
     """Returns an entry for each adapter, as vLLM lists them: its parent is the model."""
-    names = getattr(model.service, "adapters", ())
-    entry = {"object": "model", "created": model.created, "owned_by": "modelyard", "parent": model.name}
-    return [{"id": f"{model.name}:{name}", **entry} for name in names]
+    return [_adapter(model, f"{model.name}:{name}") for name in model.adapters]
+
+
+def _adapter(model: ServedModel, name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "modelyard", "parent": model.name}
 
 
 @public.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> Response:
-    """Describes a model. Raises ModelNotFound."""
-    return json_response(runtime_of(request).registry.resolve(name).describe())
+    """Describes a model, or an adapter of one. Raises ModelNotFound."""
+    found = runtime_of(request).registry.resolve(name)
+    return json_response(found.describe() if name in found.spec.names else _adapter(found, name))
 
 
 @public.get("/version")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from modelyard.api.errors import ModelNotFound
+
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.metrics import Exposition, Load, Metrics
 from modelyard_runtime.progress import Phase
@@ -55,6 +57,20 @@ class ServedModel:
     def capabilities(self) -> tuple[str, ...]:
         """What it may be asked for; before it has been loaded, what its settings say."""
         return self.lifecycle.capabilities or self.spec.settings.capability
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that requests may ask for as ``name:adapter``; before it has been loaded, those that its settings name."""
+        if self.service is None:
+            return tuple(given.partition("=")[0] for given in self.spec.settings.adapter)
+        return tuple(getattr(self.service, "adapters", ()))
+
+    def check_adapter(self, adapter: str) -> None:
+        """Raises ModelNotFound, naming those that exist, where it has no such adapter."""
+        adapters = self.adapters
+        if adapter not in adapters:
+            known = f"It has {', '.join(adapters)}." if adapters else "It has none."
+            raise ModelNotFound(f"The model '{self.name}' has no adapter '{adapter[:64]}'. {known}", param="model")
 
     @property
     def evictable(self) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
-from posixpath import normpath
 from typing import Any, TypeVar
 
 from modelyard.api.errors import Unavailable
@@ -24,6 +23,7 @@ from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.specs import spec_of
 from modelyard_runtime.serving.threads import on_thread
 from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.sources.source import parse
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,13 @@ T = TypeVar("T")
 
 class NotAllowed(Exception):
     """The source is not one that may be pulled."""
+
+
+def check_source(source: str, settings: ServeSettings) -> None:
+    """Raises ArgumentsInvalid on a source that cannot be, NotAllowed on one that --allow-pull does not name."""
+    parse(source)  # sources that go up again, out of what a pattern allows, end here
+    if not any(fnmatchcase(source, pattern) for pattern in settings.allow_pull):
+        raise NotAllowed
 
 
 class Pulls:
@@ -66,10 +73,9 @@ class Pulls:
     async def create(self, entry: Entry, *, serve: bool) -> tuple[Job, bool]:
         """Returns the job that pulls an entry's source, and whether it is new.
 
-        Raises NotAllowed, ArgumentsInvalid on a source that cannot be, ValueError when the name is taken, or Unavailable.
+        Raises ArgumentsInvalid on a source that cannot be, NotAllowed, ValueError when the name is taken, or Unavailable.
         """
-        if not any(fnmatchcase(_place(entry.source), pattern) for pattern in self._settings.allow_pull):
-            raise NotAllowed
+        check_source(entry.source, self._settings)
         spec = spec_of(entry, self._settings, "pull")
         await self._opened()
         name = spec.name if serve else None
@@ -248,9 +254,3 @@ class Pulls:
 def _load(path: Path) -> tuple[JobStore, list[Job], list[dict[str, Any]]]:
     store = JobStore(path)
     return store, store.jobs(), store.models()
-
-
-def _place(source: str) -> str:
-    """Returns where a source leads: a folder's path may go up again, out of what a pattern allows."""
-    scheme, separator, path = source.partition("://")
-    return f"{scheme}{separator}{normpath(path)}" if scheme == "file" and path else source

@@ -83,17 +83,27 @@ class Registry:
         self._exposition.forget(model.name)
 
     def find(self, *names: str | None) -> ServedModel | None:
-        """Returns the model of the first name that there is, or None. A name may have an adapter's behind a colon."""
-        given = [name for name in names if name is not None]
-        known = (name for name in (*given, *(name.rpartition(":")[0] for name in given)) if name in self._by_name)
-        return next((self._by_name[name] for name in known), None)
+        """Returns the model of the first name that there is, or None."""
+        return next((self._by_name[name] for name in names if name is not None and name in self._by_name), None)
+
+    def named(self, name: str) -> ServedModel:
+        """Returns the model of a name. Raises ModelNotFound, naming those that exist."""
+        found = self.find(name)
+        if found is None:
+            raise ModelNotFound(_unknown(name, self.models), param="model")
+        return found
 
     def resolve(self, *names: str | None) -> ServedModel:
-        """Returns the model of the first name that there is. Raises ModelNotFound, naming those that exist."""
-        found = self.find(*names)
-        if found is None:
-            raise ModelNotFound(_unknown(next(name for name in names if name is not None), self.models), param="model")
-        return found
+        """Returns the model of the first name that there is, or whose adapter a name has behind a colon. Raises ModelNotFound."""
+        given = [name for name in names if name is not None]
+        found = self.find(*given)
+        if found is not None:
+            return found
+        for base, _, adapter in (name.rpartition(":") for name in given):
+            if base in self._by_name:
+                self._by_name[base].check_adapter(adapter)
+                return self._by_name[base]
+        return self.named(given[0])
 
     async def ready(self, model: ServedModel) -> None:
         """Returns when a model is loaded, after loading it if need be; the caller holds it.

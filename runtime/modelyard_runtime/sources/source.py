@@ -54,8 +54,10 @@ Source = Builtin | Hub | Bucket | Local
 def parse(text: str) -> Source:
     """Parses a source. Raises ArgumentsInvalid, saying which forms there are."""
     scheme, found, rest = text.partition("://")
-    if not found or not rest:
+    if not found or not rest or not text.isprintable():
         raise ArgumentsInvalid(f"--model: {text!r} is not a source", _FORMATS)
+    if ".." in rest.split("/"):
+        raise ArgumentsInvalid(f"--model: {text!r} has a way up in it", "write the path without ..")
     if scheme == "builtin":
         return Builtin(rest)
     if scheme == "hf":
@@ -79,7 +81,7 @@ def _hub(text: str, rest: str) -> Hub:
 def _bucket(text: str, scheme: str, rest: str) -> Bucket:
     bucket, _, prefix = rest.partition("/")
     parts = prefix.rstrip("/").split("/")
-    if not _BUCKET.fullmatch(bucket) or not all(parts) or {".", ".."} & set(parts) or not prefix.isprintable():
+    if not _BUCKET.fullmatch(bucket) or not all(parts) or "." in parts:
         raise ArgumentsInvalid(f"--model: {text!r} does not name a folder of a bucket", f"use {scheme}://bucket/folder")
     return Bucket(scheme, bucket, prefix.rstrip("/"))
 

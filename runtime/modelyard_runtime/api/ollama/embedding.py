@@ -14,7 +14,7 @@ from modelyard_runtime.api.embeddings import cut
 from modelyard_runtime.api.inputs import MAX_INPUTS
 from modelyard_runtime.api.ollama.bodies import EmbedBody, EmbeddingsBody, ModelBody
 from modelyard_runtime.api.ollama.keeping import keep
-from modelyard_runtime.api.ollama.names import find
+from modelyard_runtime.api.ollama.names import find, plain
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.serving.prompting import NO_PROMPTING, Truncation
@@ -54,7 +54,7 @@ async def _vectors(
 ) -> tuple[list[Any], int, int]:
     """Returns the vectors, the number of tokens, and when the model was loaded in monotonic nanoseconds."""
     model = find(request, body.model)
-    service = await embedding(request, model.name)
+    service = await embedding(request, plain(request, body.model))
     loaded = time.monotonic_ns()
     keep(request, model, body.keep_alive)
     if dimensions is not None and dimensions > service.model.dimensions:

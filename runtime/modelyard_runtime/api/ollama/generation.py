@@ -90,7 +90,7 @@ async def _nothing(request: Request, model: ServedModel, body: AnswerBody, shape
     if done == "unload":
         await unload(request, model)
     else:
-        await generation(request, model.name, "completions")
+        await generation(request, plain(request, body.model), "completions")
         keep(request, model, body.keep_alive)
     said: dict[str, Any] = {"model": body.model, "created_at": now(), **shape("", "", []), "done": True, "done_reason": done}
     return json_response(said)

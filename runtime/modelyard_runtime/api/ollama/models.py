@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
+from modelyard.api.names import OLLAMA_VERSION
 
 from modelyard_runtime.api.access import runtime_of
 from modelyard_runtime.api.ollama.bodies import ShowBody
@@ -19,8 +20,6 @@ from modelyard_runtime.serving.model import ServedModel
 
 router = APIRouter(route_class=StrictRoute)
 
-#: The version of Ollama whose API this is: clients switch what they can do by it.
-VERSION = "0.13.0"
 _FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 _CAPABILITIES = {
     "chat": "completion",
@@ -35,7 +34,7 @@ _CAPABILITIES = {
 @router.get("/api/version")
 async def version() -> Response:
     """Says which API this is."""
-    return json_response({"version": VERSION})
+    return json_response({"version": OLLAMA_VERSION})
 
 
 @router.get("/")

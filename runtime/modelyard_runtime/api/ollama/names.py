@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastapi import Request
+from modelyard.api.errors import Forbidden
+from modelyard.api.names import MODEL_HEADER
 
 from modelyard_runtime.api.access import runtime_of
-from modelyard_runtime.api.admin import Forbidden
 from modelyard_runtime.serving.model import ServedModel
 
 _LATEST = ":latest"
@@ -18,14 +19,12 @@ def tagged(name: str) -> str:
 
 def plain(request: Request, name: str) -> str:
     """Returns a name without ``:latest``, unless a model is called so; what else follows a colon names an adapter of the model."""
-    model = runtime_of(request).registry.find(name)
-    known = model is not None and name in model.spec.names
-    return name if known else name.removesuffix(_LATEST)
+    return name if runtime_of(request).registry.find(name) else name.removesuffix(_LATEST)
 
 
 def find(request: Request, name: str) -> ServedModel:
-    """Returns a model. Raises ModelNotFound."""
-    return runtime_of(request).registry.resolve(plain(request, name))
+    """Returns the model that a name means, or the gateway says it means. Raises ModelNotFound."""
+    return runtime_of(request).registry.resolve(plain(request, name), request.headers.get(MODEL_HEADER))
 
 
 def check_admin(request: Request, what: str) -> None:

@@ -13,7 +13,7 @@ from modelyard_runtime.api.access import runtime_of
 from modelyard_runtime.api.admin import begin_pull, remove_model
 from modelyard_runtime.api.ollama.bodies import DeleteBody, PullBody
 from modelyard_runtime.api.ollama.lines import LineStream, line
-from modelyard_runtime.api.ollama.names import check_admin, find, plain
+from modelyard_runtime.api.ollama.names import check_admin, plain
 from modelyard_runtime.api.responses import json_response
 from modelyard_runtime.api.route import StrictRoute
 from modelyard_runtime.serving.catalogue import Entry
@@ -45,7 +45,7 @@ async def pull(request: Request, body: PullBody) -> Response:
 async def delete(request: Request, body: DeleteBody) -> Response:
     """Removes a model that was pulled, and its weights."""
     check_admin(request, "delete models")
-    await remove_model(runtime_of(request), find(request, body.model))
+    await remove_model(runtime_of(request), runtime_of(request).registry.named(plain(request, body.model)))
     return Response(status_code=200)
 
 
