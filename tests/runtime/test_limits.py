@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-import select
+import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ import openai
 import pytest
 from modelyard.api.errors import TooManyRequests, Unavailable
 from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.server import Server, listen
 
 from .conftest import Running, wait_until
 
@@ -175,8 +177,9 @@ async def test_a_closed_limiter_refuses_new_requests_and_drains_the_others():
     assert all(task.done() for task in tasks)
 
 
-def test_a_client_that_reads_nothing_is_left(start):
+def test_a_client_that_reads_nothing_is_left(start, caplog):
     """Its answer is larger than what the system's buffers take, so that it waits for the client."""
+    caplog.set_level(logging.INFO)
     server = start("builtin://tiny-embed", stall_timeout="300ms")
     body = json.dumps({"model": "tiny-embed", "input": ["Hello"] * 2048, "encoding_format": "float"}).encode()
     with socket.socket() as client:
@@ -185,13 +188,56 @@ def test_a_client_that_reads_nothing_is_left(start):
         head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         for _ in range(12):  # pipelined, so that what is unread grows past every buffer
             client.sendall(head.encode() + body)
-        end = threading.Event()
+        wait_until(lambda: "a client that read nothing was left" in caplog.messages, "it is left")
+        wait_until(lambda: server.metric("num_requests_running") == 0, "its request ends")
+    assert not [record for record in caplog.records if record.levelno > logging.INFO], "what waits behind it is never begun"
 
-        def watch() -> None:
-            poll = select.poll()
-            poll.register(client, select.POLLHUP | select.POLLERR)
-            poll.poll(30_000)
-            end.set()
 
-        threading.Thread(target=watch, daemon=True).start()
-        assert end.wait(40)
+def test_a_stream_that_nobody_reads_is_cancelled(start):
+    server = start(stall_timeout="300ms")
+    body = {"model": "tiny-chat", "prompt": "Hello", "n": 16, "logprobs": 5, "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    text = json.dumps(body).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n"
+        client.sendall(head.encode() + text)
+        wait_until(lambda: server.metric("request_success_total", finished_reason="abort") == 16, "it is cancelled")
+        wait_until(lambda: server.metric("num_requests_running") == 0, "the engine let go")
+
+
+@pytest.mark.parametrize("closing", [b"", b"connection: close\r\n"])
+async def test_the_rest_of_an_answer_that_nobody_reads_is_dropped(closing):
+    """Less than what would stop the application, so that its answer is complete while the connection is not done with it."""
+
+    async def application(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"49152")]})
+        await send({"type": "http.response.body", "body": b" " * 49152})
+
+    listener = listen("127.0.0.1", 0, "--port")
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = Server(application, listener, 0.2)
+    serving = asyncio.create_task(server.run_until_told())
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n%b\r\n" % closing)
+        async with asyncio.timeout(20):
+            while server.server_state.total_requests == 0 or server.server_state.connections:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+    server.tell(1)
+    await serving
+
+
+def test_drain_and_flush_share_one_deadline(start):
+    """A stream that outlasts the drain timeout is cut off with an error then, not after a second wait."""
+    server = start(drain_timeout="1s")
+    with busy(server) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.told()
+        began = time.monotonic()
+        rest = list(lines)
+    assert server.join() is None
+    assert time.monotonic() - began < 4.5
+    assert "data: [DONE]" in rest or '"code":"draining"' in "".join(rest)

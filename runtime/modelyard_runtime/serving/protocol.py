@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from modelyard.api.names import REQUEST_ID_HEADER
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modelyard_runtime.logs import new_request_id
 
@@ -31,6 +31,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _refused = False
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+    #: What is being answered; uvicorn's own ``cycle`` is what came last, which may wait behind it.
+    _serving: RequestResponseCycle | None = None
 
     def __init__(self, *args: Any, stall_timeout: float, **options: Any):
         super().__init__(*args, **options)
@@ -42,9 +44,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection ended."""
+        """The connection ended: the request that is served learns of it, those behind it are never begun."""
         self._stop_timer()
         self._stop_watching()
+        self.pipeline.clear()
+        if self._serving is not None and not self._serving.response_complete:
+            self._serving.disconnected = True
+            self._serving.message_event.set()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -56,6 +62,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """It has caught up."""
         self._stop_watching()
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """An answer is complete; what of it waits for the client is looked after, for the connection stays until that is gone."""
+        super().on_response_complete()
+        if self._stall_timer is None and self.transport.get_write_buffer_size():
+            self._watch(None)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -83,13 +95,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """What came is no HTTP."""
         self._refuse(400, f"{msg} Send HTTP/1.1.")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._serving = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _watch(self, before: int | None) -> None:
         """Looks again and again how much waits for the client, and ends the connection once it has taken nothing in between."""
         waiting = self.transport.get_write_buffer_size()
-        if before is not None and waiting >= before:
+        self._stall_timer = None
+        if before is not None and 0 < before <= waiting:
             logger.info("a client that read nothing was left", extra={"seconds": self._stall_timeout, "bytes": waiting})
             self.transport.abort()
-        else:
+        elif waiting:
             self._stall_timer = self.loop.call_later(self._stall_timeout, self._watch, waiting)
 
     def _stop_watching(self) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,8 +32,10 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
-# What uvicorn may still need after the limiters are empty: writing the last answers to slow clients.
-_FLUSH_SECONDS = 5
+#: For the last answers of a process that failed.
+_FLUSH_SECONDS = 5.0
+#: The shortest time in which connections that nobody uses are closed.
+_CLOSING_SECONDS = 0.2
 
 
 class Server(uvicorn.Server):
@@ -50,7 +53,6 @@ class Server(uvicorn.Server):
                 server_header=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=_FLUSH_SECONDS,
             )
         )
         self.listener = listener
@@ -66,8 +68,13 @@ class Server(uvicorn.Server):
         yield
 
     async def run_until_told(self) -> None:
-        """Serves until ``should_exit`` is set."""
+        """Serves until `tell`."""
         await self.serve(sockets=[self.listener])
+
+    def tell(self, seconds: float) -> None:
+        """Tells it to end: answers that have not been written within so many seconds are cut off."""
+        self.config.timeout_graceful_shutdown = max(seconds, _CLOSING_SECONDS)  # type: ignore[assignment]
+        self.should_exit = True
 
 
 class Signals:
@@ -135,11 +142,10 @@ async def serve(
         on_listening(public.port, private.port)
     starting = asyncio.create_task(runtime.run())
     await _first(signals.told, runtime.ended)
-    if runtime.failure is None:
-        await _drain(runtime, signals)
+    left = await _drain(runtime, signals) if runtime.failure is None else _FLUSH_SECONDS
     starting.cancel()
     for server in (public, private):
-        server.should_exit = True
+        server.tell(left)
     await asyncio.wait([*serving, starting])
     await runtime.pulls.stop()
     await runtime.registry.stop()
@@ -165,9 +171,13 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
     return listener
 
 
-async def _drain(runtime: Runtime, signals: Signals) -> None:
-    """Lets load balancers look away, then refuses new requests and lets those in flight finish, unless a second signal comes."""
+async def _drain(runtime: Runtime, signals: Signals) -> float:
+    """Lets load balancers look away, then refuses new requests and lets those in flight finish, unless a second signal comes.
+
+    Returns the seconds that are left of the drain timeout for writing the last answers to slow clients.
+    """
     settings = runtime.settings
+    deadline = time.monotonic() + settings.drain_timeout.total_seconds()
     settle = settings.settle_time.total_seconds() if signals.settle and runtime.ready else 0.0
     runtime.drain()
     logger.info("draining", extra={"settleSeconds": settle, "timeoutSeconds": settings.drain_timeout.total_seconds()})
@@ -182,6 +192,7 @@ async def _drain(runtime: Runtime, signals: Signals) -> None:
             await _first(finish(), signals.insisted, runtime.ended)
     except TimeoutError:
         logger.warning("requests were still running when the drain timeout was over")
+    return 0.0 if signals.insisted.is_set() else deadline - time.monotonic()
 
 
 async def _first(*things: asyncio.Event | Coroutine[None, None, None]) -> None:
