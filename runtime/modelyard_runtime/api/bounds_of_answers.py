@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from modelyard_runtime.api.tools import Tool
 
 _FORMAT = "response_format.json_schema.schema"
+#: Keywords that may speak of properties which the schema itself does not list.
+_MORE_PROPERTIES = {"$ref", "anyOf", "oneOf", "allOf", "if", "dependentSchemas", "patternProperties", "propertyNames"}
 
 
 def wanted_of(body: ChatBody) -> Wanted | None:
@@ -52,10 +54,11 @@ def _arguments(body: ChatBody, tool: Tool) -> dict[str, Any]:
     Where it lists the arguments there are and is silent on others, none are made up: that satisfies the schema too.
     """
     param = f"tools[{(body.tools or []).index(tool)}].function.parameters"
-    schema = _checked(tool.schema_of_arguments, param, lenient=not tool.function.strict)
-    if tool.function.parameters is None or "properties" in tool.function.parameters:
+    given = tool.schema_of_arguments
+    schema = _checked(given, param, lenient=not tool.function.strict)
+    if "properties" in given and not _MORE_PROPERTIES & set(given):
         schema.setdefault("additionalProperties", False)
-    return schema if {"$ref", "anyOf", "oneOf", "allOf", "type"} & set(schema) else {"type": "object", **schema}
+    return schema if {"$ref", "anyOf", "oneOf", "allOf", "type"} & set(given) else {"type": "object", **schema}
 
 
 def _checked(schema: dict[str, Any], param: str, *, lenient: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from modelyard_runtime.structured.limits import limits
 from modelyard_runtime.structured.matcher import CompiledGrammar
 from modelyard_runtime.structured.process import Trial
 
+_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -138,4 +140,7 @@ def _serialised(tokenizer: Any) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    """Returns the library's own words: without the place in a grammar that no client sees, the grammar, or how the library is built."""
+    if text.startswith("panic"):
+        return "it is too large for a grammar; make it simpler"
+    return " ".join(_PLACE.sub("", text.partition("\n   1 |")[0]).split())[:500]

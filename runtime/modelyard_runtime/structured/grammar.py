@@ -12,7 +12,10 @@ from typing import Any
 
 from llguidance import regex_to_lark
 
-_JSON_OPTIONS = {"whitespace_pattern": r"( |\n {0,16})"}
+#: Names of further properties may be written with \\u escapes where those are allowed, and the library then takes the name of a listed
+#: property for another: what follows it would be bound by nothing.
+_JSON_OPTIONS = {"whitespace_pattern": r"( |\n {0,16})", "json_allowed_escapes": 'nrbtf\\"'}
+#: It goes last: the library takes it out and puts the last key in its place, and the order of properties hangs on that of the keys.
 _MARKED = {"x-guidance": _JSON_OPTIONS}
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -20,7 +23,7 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 def json_rule(schema: dict[str, Any]) -> str:
     """Returns an expression for the JSON texts of a normalised schema, to be used in a rule."""
-    return f"%json {json.dumps(_MARKED | schema)}"
+    return f"%json {json.dumps(schema | _MARKED)}"
 
 
 def literal(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema that grammars enforce, and what their values may be. Pure data.
+"""The keywords of JSON Schema that answers keep, and what their values may be. Pure data.
 
 https://json-schema.org/draft/2020-12, and ``definitions`` of its older drafts.
 """
@@ -24,12 +24,24 @@ EXACT_FORMATS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_D
 #: Keywords that say something about a value and allow all of them. They are left out of grammars, as are those that begin with ``x-``.
 ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "discriminator"}
-    | {"contentEncoding", "contentMediaType", "$comment", "$schema", "$id"}
+    | {"contentEncoding", "contentMediaType", "contentSchema", "$comment", "$schema", "$id"}
 )
 #: Keywords whose value is a schema, a list of them, or a map to them.
-SCHEMA = frozenset({"additionalProperties", "items"})
+SCHEMA = frozenset(
+    {"additionalProperties", "items", "not", "if", "then", "else", "contains", "propertyNames"}
+    | {"unevaluatedProperties", "unevaluatedItems"}
+)
 SCHEMA_LIST = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-SCHEMA_MAP = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+SCHEMA_MAP = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+#: What to write instead of keywords that no grammar keeps.
+INSTEAD = {
+    "$anchor": "name the schema in '$defs' and refer to it there",
+    "$dynamicRef": "use '$ref'",
+    "$recursiveRef": "use '$ref'",
+    "additionalItems": "use 'prefixItems', and 'items' for what follows",
+    "dependencies": "use 'dependentRequired' or 'dependentSchemas'",
+    "nullable": "add \"null\" to 'type'",
+}
 
 MAX_PATTERN = 1_000
 MAX_REPEATS = 10_000
@@ -83,6 +95,13 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "maxLength": _LENGTH,
     "minItems": _SIZE,
     "maxItems": _SIZE,
+    "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
+    "minContains": _SIZE,
+    "maxContains": _SIZE,
+    "dependentRequired": (
+        lambda value: isinstance(value, dict) and all(map(_is_names, value.values())),
+        "an object of lists of different names",
+    ),
     "minProperties": _SIZE,
     "maxProperties": _SIZE,
 }  # fmt: skip
