@@ -3,6 +3,7 @@
 import time
 
 import aiohttp
+import ollama
 import pytest
 from conftest import MakeModel
 from harness import Model, eventually
@@ -50,3 +51,11 @@ async def test_a_stream_is_kept_alive_while_it_waits(sleeper: Model, gateway: st
     assert first_data > 0, "no comment came before the first data"
     assert all(line.startswith(":") for line in lines[:first_data])
     assert lines[-1] == "data: [DONE]"
+
+
+def test_ollamas_client_waits_for_it_in_a_stream(sleeper: Model, gateway: str) -> None:
+    """What keeps its stream alive is nothing to a client that parses every line."""
+    with ollama.Client(gateway, timeout=120) as client:
+        lines = list(client.chat(sleeper.key, QUESTION, options={"num_predict": 4}, stream=True))
+    assert lines[-1].done
+    assert lines[-1].eval_count == 4

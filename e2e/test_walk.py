@@ -4,6 +4,7 @@ import json
 import math
 import time
 
+import ollama
 import pytest
 from conftest import MakeModel
 from harness import ROOT, Model, eventually, exists, get, kubectl
@@ -77,6 +78,24 @@ def test_embeddings_know_what_is_alike(examples: float, openai: OpenAI) -> None:
     cat, kitten, rates = (item.embedding for item in openai.embeddings.create(model="embedder", input=texts).data)
     assert math.isclose(math.hypot(*cat), 1, rel_tol=1e-3)
     assert _dot(cat, kitten) > _dot(cat, rates) + 0.2
+
+
+def test_ollamas_client(examples: float, gateway: str, namespace: str) -> None:
+    with ollama.Client(gateway, timeout=120) as client:
+        listed = {model.model for model in client.list().models}
+        assert {"assistant:latest", "gpt-4o-mini:latest", "embedder:latest"} <= listed
+        assert {"assistant:latest", "embedder:latest"} <= {model.model for model in client.ps().models}
+        options = {"num_predict": 24, "temperature": 0}
+        for name in ("assistant", "gpt-4o-mini:latest", f"{namespace}/assistant"):
+            assert "Paris" in (client.chat(name, QUESTION, options=options).message.content or "")
+        lines = list(client.chat("assistant", QUESTION, options=options, stream=True))
+        assert "Paris" in "".join(line.message.content or "" for line in lines)
+        assert lines[-1].done
+        [vector] = client.embed("embedder", "A cat sleeps on the sofa.").embeddings
+        assert math.isclose(math.hypot(*vector), 1, rel_tol=1e-3)
+        assert "completion" in (client.show("assistant").capabilities or [])
+        with pytest.raises(ollama.ResponseError, match="InferenceModels"):
+            client.delete("assistant")
 
 
 def test_a_deleted_model_leaves_nothing(make_model: MakeModel, openai: OpenAI) -> None:
