@@ -1,6 +1,5 @@
 """What an image may be, whatever brings it, and what it becomes."""
 
-import base64
 import struct
 import zlib
 
@@ -94,7 +93,7 @@ async def test_what_an_image_becomes() -> None:
         upright = await made.image(data_url(encoded(turned, "JPEG", exif=exif)), "url")
         first = await made.image(data_url(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])), "url")
         webp = await made.image(data_url(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)), "url")
-        white = await made.image_of_base64(base64.b64encode(encoded(clear)).decode(), "url")
+        white = await made.image(data_url(encoded(clear)), "url")
         grey = await made.image(data_url(encoded(grey16)), "url")
     assert upright.size == (3, 6)
     assert first.getpixel((1, 1)) == webp.getpixel((1, 1)) == (255, 0, 0)

@@ -46,7 +46,6 @@ class Cluster:
     ):
         """``gateway`` is the namespace and the name of the gateways' private Service; ``on_gateways`` is called with all of them."""
         self._client, self._models, self._queue = client, models, queue
-        self._on_gateways = on_gateways
         self._pods_of: defaultdict[ObjectKey, dict[str, PodRecord]] = defaultdict(dict)
         self.children: dict[str, Informer[Child]] = {
             kind: Informer(

@@ -29,7 +29,6 @@ class Devices:
     """Those that are free. What is taken must be given back."""
 
     def __init__(self, names: tuple[str, ...]):
-        self._total = len(names)
         self._free = list(names)
 
     def shortage(self, wanted: dict[str, int]) -> str | None:

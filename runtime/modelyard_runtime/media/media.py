@@ -29,7 +29,7 @@ U = TypeVar("U")
 
 
 class Media:
-    """Images from URLs and base64. Used from one event loop; `close` ends its threads."""
+    """Images from URLs. Used from one event loop; `close` ends its threads."""
 
     def __init__(self, settings: MediaSettings, *, is_allowed: Callable[[str], bool] = is_global, resolver: AbstractResolver | None = None):
         self._settings = settings
@@ -44,11 +44,6 @@ class Media:
         """
         async with self._limiter.slot():
             return await self._on_thread(self._decode, await self._bytes(url, param), param)
-
-    async def image_of_base64(self, text: str, param: str) -> Image:
-        """Returns the image that plain base64 holds. Raises as `image` does."""
-        async with self._limiter.slot():
-            return await self._on_thread(self._decode, await self._on_thread(self._unpack, text, param), param)
 
     async def fetch(self, url: str, param: str) -> bytes:
         """Returns the bytes behind a URL. Raises as `image` does."""

@@ -177,7 +177,6 @@ class Batcher(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
-        self.batches = 0
 
     @property
     def waiting(self) -> int:
@@ -224,7 +223,6 @@ class Batcher(Generic[T]):
         with self._changed:
             while not self._stopped:
                 if batch := self._waiting.take(self._budget.tokens):
-                    self.batches += 1
                     return batch
                 self._changed.wait()
         return []
