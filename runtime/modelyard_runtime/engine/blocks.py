@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Protocol
 
-#: Tokens of a block. 16 rows of a head of 64 float32 numbers are a page of memory.
+#: Tokens of a block.
 BLOCK = 16
 
 

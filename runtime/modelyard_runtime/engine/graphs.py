@@ -22,6 +22,7 @@ from modelyard_runtime.engine.scheduler import Work
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.storage import Cache
 from modelyard_runtime.models.loading import LoadedModel
+from modelyard_runtime.models.placement import is_spread
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Graph:
         layout, page = self._layout, self._cache.page
         positions = self._state[:, _POSITION]
         layout.positions.copy_(positions)
-        layout.doubt.zero_()
+        layout.sums.clear()
         self._part.tables.copy_(self._state[:, _PAGES:])
         torch.add(positions, 1, out=self._part.used)
         pages = self._state[:, _PAGES:].gather(1, (layout.positions // page)[:, None])[:, 0]
@@ -176,8 +177,7 @@ class Graphs:
 
 def graphs_for(model: LoadedModel, cache: Cache, capacity: Capacity, settings: EngineSettings) -> Graphs | None:
     """Returns an engine's graphs; None where they are off, there is no single GPU, or the cache is not in pages."""
-    spread = len(set((getattr(model.model, "hf_device_map", None) or {}).values())) > 1
-    if settings.cuda_graphs == "off" or model.device.type != "cuda" or spread or not isinstance(cache, PagedCache):
+    if settings.cuda_graphs == "off" or model.device.type != "cuda" or is_spread(model.model) or not isinstance(cache, PagedCache):
         return None
     width = -(-capacity.length // cache.page)
     return Graphs(model.model, cache, model.device, rows=capacity.sequences, width=width, capture=CudaCapture(model.device))

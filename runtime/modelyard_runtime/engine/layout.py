@@ -93,14 +93,15 @@ class PrefillChunk:
 class StepLayout:
     """All of a step: slot and position of each packed token ([T], long), and the groups that attend.
 
-    ``doubt`` [T] stays 0 for tokens whose keys and values are numbers in all layers: see `note`.
+    ``sums`` has one [T] for each layer: see `note`.
     """
 
     slots: torch.Tensor
     positions: torch.Tensor
     decodes: list[DecodeGroup]
     prefills: list[PrefillChunk]
-    doubt: torch.Tensor
+    sums: list[torch.Tensor] = field(default_factory=list)
+    _places: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spans: Items[Span], device: torch.device) -> "StepLayout":
@@ -113,17 +114,25 @@ class StepLayout:
             if span.length > 1:
                 prefills.append(PrefillChunk(row, span.slot, span.start, span.length))
                 row += span.length
-        doubt = torch.zeros(len(slots), device=device)
-        return cls(torch.tensor(slots, device=device), torch.tensor(positions, device=device), decodes, prefills, doubt)
+        return cls(torch.tensor(slots, device=device), torch.tensor(positions, device=device), decodes, prefills)
 
-    def note(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Takes down which tokens have keys or values, each [1, kv_heads, T, head_dim], that are not numbers; a sum tells."""
-        for rows in (key, value):
-            self.doubt.add_(rows.sum((0, 1, 3), dtype=torch.float32).to(self.doubt.device), alpha=0)
+    def places(self, length: int) -> torch.Tensor:
+        """Returns the place of each packed token, [T], among those of all slots of a length. Computed once per step."""
+        found = self._places.get(length)
+        if found is None:
+            found = self._places[length] = self.slots * length + self.positions
+        return found
+
+    def note(self, rows: torch.Tensor) -> None:
+        """Takes down a layer's keys and values, [T, width]: where one is not a number, the sum is none either."""
+        self.sums.append(rows.sum(1, dtype=torch.float32))
 
     def spoiled(self) -> list[bool]:
         """Returns, for each token, whether `note` saw something that is not a number."""
-        return self.doubt.isnan().tolist()
+        if not self.sums:
+            return [False] * len(self.slots)
+        noted = torch.stack([layer.to(self.slots.device) for layer in self.sums])
+        return noted.isfinite().all(0).logical_not_().tolist()
 
 
 def packing_order(span: Span) -> tuple[bool, int]:

@@ -78,10 +78,11 @@ class PagedCache:
 
         What is not a number is stored as 0, as in `cache.KVCache.write`; the layout takes down whose it was.
         """
-        layout.note(key, value)
         index = self._plan(layout, key.device).index
-        for pages, rows in zip(self._layer(layer, key, value), (key, value), strict=True):
-            pages.flatten(0, 1)[index] = rows[0].transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
+        for pages, part in zip(self._layer(layer, key, value), (key, value), strict=True):
+            rows = part[0].transpose(0, 1)
+            layout.note(rows.flatten(1))
+            pages.flatten(0, 1)[index] = rows.nan_to_num(0.0, 0.0, 0.0)
 
     def attend(self, layer: int, query: torch.Tensor, layout: StepLayout, rule: AttentionRule) -> torch.Tensor:
         """Returns attention of ``query`` [1, heads, T, head_dim], each row over its own sequence, as [1, T, heads, head_dim]."""

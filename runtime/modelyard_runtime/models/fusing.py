@@ -48,18 +48,19 @@ class RmsNorm:
     def __init__(self, weight: torch.Tensor, eps: float):
         self.weight = weight
         self.eps = eps
-        self._eps = torch.tensor(eps, device=weight.device)
+        size = weight.shape[-1]
+        # x / sqrt(|x|² / n + eps) = x / hypot(|x|, sqrt(n · eps)) · sqrt(n): one operation less.
+        self._floor = torch.tensor((size * eps) ** 0.5, device=weight.device)
+        self._wide = weight.float() * size**0.5
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Returns normalised rows of the same shape and dtype. On CPU the library's own function takes twice as long."""
         if rows.device.type != "cpu":
             normal: torch.Tensor = rms_norm(rows, rows.shape[-1:], None, self.eps)
             return normal.mul_(self.weight)
-        wide = rows.float()
-        length = vector_norm(wide, dim=-1, keepdim=True)
-        factor = torch.addcmul(self._eps, length, length, value=1 / rows.shape[-1]).rsqrt_()
-        scaled: torch.Tensor = (wide * factor).mul_(self.weight)
-        return scaled.to(rows.dtype)
+        wide = rows if rows.dtype is torch.float32 else rows.float()
+        scaled = (wide / torch.hypot(vector_norm(wide, dim=-1, keepdim=True), self._floor)).mul_(self._wide)
+        return scaled if rows.dtype is torch.float32 else scaled.to(rows.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class Parts:
     down: dict[str, nn.Linear]
     activation: Callable[[torch.Tensor], torch.Tensor]
     norms: dict[str, RmsNorm]
+
+    @property
+    def width(self) -> int:
+        """Inputs of the projection down."""
+        return next(iter(self.down.values())).in_features
 
     @property
     def groups(self) -> dict[str, dict[str, nn.Linear]]:
@@ -110,6 +116,7 @@ class FusedLayer(nn.Module):
         self.before_attention, self.after_attention = parts.norms["before_attention"], parts.norms.get("after_attention")
         self.before_mlp, self.after_mlp = parts.norms["before_mlp"], parts.norms.get("after_mlp")
         self._split = (self.heads + self.key_heads, self.key_heads)
+        self._halves = (parts.width, parts.width)
         self._rule = rule
         self._rotation = rotation
         self._eager = _eager_of(parts.attention)
@@ -129,7 +136,7 @@ class FusedLayer(nn.Module):
         if self.after_attention is not None:
             attended = self.after_attention(attended)
         hidden_states = attended.add_(hidden_states)
-        gate, up = products["gate_up"](self.before_mlp(hidden_states)).chunk(2, -1)  # type: ignore[misc]
+        gate, up = products["gate_up"](self.before_mlp(hidden_states)).split_with_sizes(self._halves, -1)  # type: ignore[misc]
         inner: torch.Tensor = products["down"](self.activation(gate).mul_(up))  # type: ignore[misc]
         if self.after_mlp is not None:
             inner = self.after_mlp(inner)
