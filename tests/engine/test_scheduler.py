@@ -13,8 +13,8 @@ from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.throttle import Throttle
 
-BUDGET, BESIDE = 32, 8
-SETTINGS = EngineSettings(prefill_tokens=BUDGET, prefill_tokens_beside_decodes=BESIDE)
+BUDGET, BESIDE, TOGETHER = 32, 8, 40
+SETTINGS = EngineSettings(prefill_tokens=BUDGET, prefill_tokens_beside_decodes=BESIDE, prefill_tokens_together=TOGETHER)
 
 
 class Bench:
@@ -30,13 +30,14 @@ class Bench:
     def step(self) -> int:
         """Takes a step as the engine does and checks its bounds; returns its tokens."""
         decoding = {id(s) for s in self.scheduler.running if s.remaining == 1}
+        waiting = sum(s.remaining > 1 for s in [*self.scheduler.running, *self.scheduler.waiting])
         work = self.scheduler.schedule()
         assert work
         slots = [item.span.slot for item in work]
         assert len(set(slots)) == len(slots)
         assert self.table.held <= self.table.blocks
         prompts = sum(item.span.length for item in work if id(item.sequence) not in decoding and item.span.length > 1)
-        assert prompts <= (BESIDE if decoding else BUDGET)
+        assert prompts <= max(BESIDE if decoding else BUDGET, min(TOGETHER, BESIDE * waiting))
         ready = [item.sequence for item in work if item.samples]
         self.scheduler.computed(work, [False] * len(work))
         for sequence in ready:

@@ -1,9 +1,9 @@
 """Which tokens the next step computes: one of each decoding sequence and what was guessed after it, and chunks of prompts.
 
 A step has a budget of tokens. Decoding sequences come first; prompts share what is left, and no more than so much beside decoding
-sequences, so that a long prompt does not stall the streams. Among prompts the one with least left goes first, with a credit for every step
-waited: short ones start soon, long ones cannot starve. A step that reads a prompt to its end begins no part of another: somebody waits for
-its first token.
+sequences, so that a long prompt does not stall the streams; where many wait it is more, so that all of them are soon done. Among prompts
+the one with least left goes first, with a credit for every step waited: short ones start soon, long ones cannot starve. A step that reads
+a prompt to its end begins no part of another: somebody waits for its first token.
 
 Sequences begin in the order of their arrival, when there is memory for their prompts. Answers grow after that, and memory may run out:
 then the youngest sequence goes back to the queue, and is computed again when it has its turn. The oldest always goes on, and a sequence
@@ -91,9 +91,10 @@ class Scheduler:
         decodes = sorted((s for s in self.running if s.remaining == 1), key=_arrival)[:left]
         work = [self._decode(s, len(decodes), left - len(decodes)) for s in decodes]
         left -= sum(item.span.length for item in work if item)
-        left = min(left, self._settings.prefill_tokens_beside_decodes if decodes else self._settings.prefill_tokens)
+        prompts = sorted((s for s in self.running if s.remaining > 1), key=_urgency)
+        left = min(left, self._prompt_tokens(len(prompts), beside=bool(decodes)))
         ended = False
-        for sequence in sorted((s for s in self.running if s.remaining > 1), key=_urgency):
+        for sequence in prompts:
             chunk = None if ended and sequence.remaining > left else self._prefill(sequence, left)
             if chunk is not None:
                 left -= chunk.span.length
@@ -131,6 +132,12 @@ class Scheduler:
             self.waiting.popleft()
             self._place(sequence)
             self.running.append(sequence)
+
+    def _prompt_tokens(self, prompts: int, *, beside: bool) -> int:
+        """Returns how many tokens of so many prompts a step may read: the more wait, the more: a step has its price, however small."""
+        settings = self._settings
+        one = settings.prefill_tokens_beside_decodes if beside else settings.prefill_tokens
+        return max(one, min(settings.prefill_tokens_beside_decodes * prompts, settings.prefill_tokens_together))
 
     def _place(self, sequence: Sequence) -> None:
         reuse = self._settings.prefix_caching and not sequence.scores_prompt
