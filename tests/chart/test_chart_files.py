@@ -61,6 +61,15 @@ def test_every_value_is_used() -> None:
     assert unused == []
 
 
+def test_the_notes_name_the_services_port() -> None:
+    """A forward to it, and a base URL without a port, which is HTTP's own."""
+    notes = (CHART / "templates" / "NOTES.txt").read_text()
+    service = next(text for text in TEMPLATES["gateway.yaml"].split("---") if "kind: Service\n" in text)
+    assert re.search(r"name: http\n\s+port: 80\n", service)
+    assert re.findall(r"port-forward service/\{\{ \$gateway \}\} 8080:(\d+) ", notes) == ["80"]
+    assert "http://{{ $gateway }}.{{ .Release.Namespace }}.svc/v1" in notes
+
+
 def test_version_is_the_packages() -> None:
     source = (ROOT / "operator" / "modelyard" / "__init__.py").read_text()
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())

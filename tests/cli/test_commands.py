@@ -87,6 +87,15 @@ def test_validate_lists_what_is_valid(cli):
     assert cli.run("validate", str(path)).stdout == "m.yaml: inferencemodel team/m is valid\n"
 
 
+def test_pull_is_the_model_server_s_own_command(tmp_path):
+    command = [sys.executable, "-m", "modelyard.cli.main", "pull"]
+    shown = subprocess.run([*command, "-h"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("usage: modelyard pull")
+    pulled = subprocess.run([*command, "builtin://tiny-chat", f"--cache-dir={tmp_path}"], capture_output=True, text=True, check=False)
+    assert pulled.returncode == 0, pulled.stderr
+    assert list(tmp_path.rglob("model.safetensors"))
+
+
 def test_serve_is_the_model_server_s_own_command():
     """It takes the process's place: help, errors and exit codes are the model server's; PyTorch is not imported for them."""
     command = [sys.executable, "-m", "modelyard.cli.main", "serve"]

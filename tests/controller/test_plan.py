@@ -25,8 +25,8 @@ def live(replicas):
 @pytest.mark.parametrize(
     ("pods", "ready", "reason", "words"),
     [
-        ([], "False", "Pending", "place on a node"),
-        ([PodPhase.PENDING], "False", "Pending", "place on a node"),
+        ([], "False", "Pending", "place to run"),
+        ([PodPhase.PENDING], "False", "Pending", "place to run"),
         ([PodPhase.SCHEDULED], "False", "Starting", "image"),
         ([PodPhase.RUNNING], "False", "Loading", "loads the model"),
         ([PodPhase.READY], "True", "Ready", "1 of 2 replicas ready."),

@@ -261,6 +261,14 @@ async def test_a_model_of_a_newer_version_is_told_apart(rig, make_raw):
     assert PATHS["Deployment"] not in rig.api.objects
 
 
+async def test_a_value_that_cannot_be_read_is_told_in_plain_words(rig, make_raw):
+    rig.add(make_raw(rollout={"drainTimeout": "soon"}))
+    await rig.settle()
+    message = rig.condition()["message"]
+    assert message.startswith("spec.rollout.drainTimeout: ")
+    assert "Value error" not in message
+
+
 async def test_a_pods_cause_reaches_the_status(rig, make_raw):
     rig.add(make_raw())
     await rig.settle()

@@ -79,7 +79,7 @@ async def test_restarts_after_a_crash_and_tells_the_cause(make, news, monkeypatc
     await news.until(lambda: not pod.ready)
     problem = pod.view().problem
     assert (problem.reason, problem.remedy) == (Reason.OUT_OF_MEMORY, "buy some")
-    assert problem.message == "pod m-1-a, container runtime: no memory"
+    assert problem.message == "replica m-1-a: no memory"
     await news.until(lambda: pod.ready)
     assert pod.view().restarts == 1
     assert pod.view().problem is None
@@ -151,7 +151,7 @@ async def test_waits_for_devices_and_is_shown_them(make, news, template, host):
     second.start()
     problem = second.view().problem
     assert problem.reason is Reason.INSUFFICIENT_GPU
-    assert "1 Insufficient nvidia.com/gpu" in problem.message
+    assert problem.message == "replica m-1-b: this machine has too few free devices: nvidia.com/gpu"
     await news.until(lambda: first.ready)
     first.stop()
     await first.gone.wait()
@@ -174,6 +174,7 @@ async def test_a_volume_that_nobody_named_keeps_it_from_starting(make, template,
     assert pod.pid is None
     assert pod.view().problem.reason is reason
     assert flag in pod.view().problem.remedy
+    assert pod.view().problem.message.startswith("replica m-1-a: no f")
 
 
 async def test_a_pod_that_never_started_stops_at_once(make):

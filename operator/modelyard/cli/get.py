@@ -2,7 +2,7 @@
 
 import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,12 +17,13 @@ class Output(StrEnum):
     TABLE = "table"
     WIDE = "wide"
     JSON = "json"
+    YAML = "yaml"
 
 
 def command(
     model: Annotated[str | None, typer.Argument(help="One model. Default: all.", show_default=False)] = None,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="wide adds the reason's message, json prints the whole resources.")
+        Output, typer.Option("--output", "-o", help="wide adds the reason's message, json and yaml print the whole resources.")
     ] = Output.TABLE,
     state_dir: StateDir = None,
 ) -> None:
@@ -32,6 +33,7 @@ def command(
     Examples:
       modelyard get
       modelyard get assistant -o wide      why it is not ready, and what to do
+      modelyard get assistant -o yaml      the whole resource, with its defaults and status
       modelyard get -o json | jq '.[].status.conditions'
     """
     models = state_of(state_dir).models()
@@ -39,4 +41,15 @@ def command(
         models = [one for one in models if model in (one["metadata"]["name"], f"{one['metadata']['namespace']}/{one['metadata']['name']}")]
         if not models:
             raise LocalFailed(f"there is no model {model}", "`modelyard get` lists those that run")
-    print(json.dumps(models, indent=2) if output is Output.JSON else render.resources(models, wide=output is Output.WIDE))
+    print(_shown(models, output))
+
+
+def _shown(models: list[dict[str, Any]], output: Output) -> str:
+    if output is Output.JSON:
+        return json.dumps(models, indent=2)
+    if output is Output.YAML:
+        import yaml  # noqa: PLC0415  (takes time that a table does not need)
+
+        text: str = yaml.safe_dump_all(models, sort_keys=False, allow_unicode=True)
+        return text.rstrip()
+    return render.resources(models, wide=output is Output.WIDE)

@@ -34,6 +34,7 @@ app = typer.Typer(
 for module in (up, chat, ask, get, logs, down, validate, version):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.command(name="serve", context_settings=serve.SETTINGS)(serve.command)
+app.command(name="pull", context_settings=serve.SETTINGS)(serve.pull)
 
 
 def main() -> NoReturn:

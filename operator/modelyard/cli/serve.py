@@ -1,4 +1,4 @@
-"""`modelyard serve`."""
+"""`modelyard serve` and `modelyard pull`: the model server's own commands."""
 
 import importlib.util
 import os
@@ -25,6 +25,19 @@ def command(context: typer.Context) -> None:
       modelyard serve --catalogue models.yaml --memory-budget 24Gi --idle-unload 30m
     """
     _become(["serve", *("--help" if word == "-h" else word for word in context.args)])
+
+
+def pull(context: typer.Context) -> None:
+    """Fetch a model's weights into the cache without serving them: hf://, s3://, gs://, file:// or builtin://.
+
+    All flags are the model server's own; `modelyard pull --help` lists them.
+
+    \b
+    Examples:
+      modelyard pull hf://Qwen/Qwen3-0.6B
+      modelyard pull builtin://all-minilm-l6-v2 --cache-dir /opt/modelyard/models
+    """
+    _become(["pull", *("--help" if word == "-h" else word for word in context.args)])
 
 
 def _become(arguments: list[str]) -> NoReturn:

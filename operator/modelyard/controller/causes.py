@@ -16,7 +16,8 @@ _PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIm
 _SPEC_FAILURES = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 _RANK = {reason: rank for rank, reason in enumerate(Reason)}
 _EXIT_REASONS = {code: reason for reason, code in EXIT_CODES.items()}
-_REMEDIES = {
+#: What to do where nothing more is known than the reason.
+REMEDIES = {
     Reason.WEIGHTS_NOT_FOUND: "Check spec.model.source.",
     Reason.UNSUPPORTED_MODEL: "Choose a model of a supported architecture.",
     Reason.UNAUTHORIZED: "Put a token that may read the model into the Secret of spec.model.credentialsSecret.",
@@ -166,7 +167,7 @@ def _ended(name: str, status: Manifest) -> Termination | None:
     if reason.startswith("OutOf") or reason == "UnexpectedAdmissionError":
         return Termination(Reason.INSUFFICIENT_GPU if "/" in reason else Reason.UNSCHEDULABLE, message, "Check the node's device plugin.")
     if reason == "Evicted" and "memory" in message:
-        return Termination(Reason.OUT_OF_MEMORY, message, _REMEDIES[Reason.OUT_OF_MEMORY])
+        return Termination(Reason.OUT_OF_MEMORY, message, REMEDIES[Reason.OUT_OF_MEMORY])
     return Termination(Reason.CRASH_LOOP, message, "Check the node that the pod ran on.")
 
 
@@ -198,13 +199,13 @@ def _terminated(name: str, state: Manifest) -> Termination | None:
 def _cause(where: str, end: Manifest) -> Termination:
     if end.get("reason") == "OOMKilled":
         message = f"{where}: killed for exceeding its memory limit (OOMKilled)"
-        return Termination(Reason.OUT_OF_MEMORY, message, _REMEDIES[Reason.OUT_OF_MEMORY])
+        return Termination(Reason.OUT_OF_MEMORY, message, REMEDIES[Reason.OUT_OF_MEMORY])
     told, code = end.get("message", ""), end.get("exitCode", 0)
     if own := Termination.parse(told):
         return Termination(own.reason, f"{where}: {own.message}", own.remedy)
     reason = _EXIT_REASONS.get(code, Reason.CRASH_LOOP)
     message = f"{where}: ended with exit code {code}" + (f"{LAST_LOG_LINE}{_line(told, last=True)}" if told.strip() else "")
-    return Termination(reason, message, _REMEDIES[reason])
+    return Termination(reason, message, REMEDIES[reason])
 
 
 def _line(text: str, *, last: bool = False) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import uvloop
 from pydantic import ValidationError
 
+from modelyard.api.wording import said
 from modelyard.controller import handlers, logs
 from modelyard.controller.process import Operator
 from modelyard.controller.settings import OperatorSettings
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as problem:
         for error in problem.errors():
             flag = "--" + str(error["loc"][0]).replace("_", "-")
-            print(f"modelyard-operator: {flag}: {error['msg']} (got {error['input']!r})", file=sys.stderr)
+            print(f"modelyard-operator: {flag}: {said(error)} (got {error['input']!r})", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
     try:

@@ -143,8 +143,8 @@ def _starting(situation: Situation) -> Verdict:
     if PodPhase.RUNNING in phases:
         return Verdict("False", Reason.LOADING, "A replica loads the model.")
     if PodPhase.SCHEDULED in phases:
-        return Verdict("False", Reason.STARTING, "A replica's container starts; its image may have to be pulled.")
-    return Verdict("False", Reason.PENDING, "A replica waits for a place on a node.")
+        return Verdict("False", Reason.STARTING, "A replica starts; in a cluster its image may have to be pulled first.")
+    return Verdict("False", Reason.PENDING, "A replica waits for a place to run.")
 
 
 def _scheduled(situation: Situation) -> Verdict:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
 from modelyard.api.names import ENV_PREFIX
+from modelyard.api.wording import said
 from modelyard.gateway import logs
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.server import serve
@@ -41,7 +42,7 @@ def parse_settings(arguments: list[str]) -> GatewaySettings:
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else "settings"
             flag = name.replace("_", "-")
-            print(f"--{flag} ({ENV_PREFIX}{name.upper()}): {problem['msg']}, not {problem['input']!r}", file=sys.stderr)
+            print(f"--{flag} ({ENV_PREFIX}{name.upper()}): {said(problem)}, not {problem['input']!r}", file=sys.stderr)
     except SettingsError as error:
         print(error, file=sys.stderr)
     sys.exit(_BAD_SETTINGS)

@@ -63,11 +63,11 @@ def obstacle(pod: str, pod_spec: Manifest, mounts: Mounts) -> Termination | None
         claim = _claim(volume)
         if claim and claim not in mounts.claims:
             remedy = f"Name a folder that stands for it (modelyard up --pvc {claim}=FOLDER), or use file:///path in spec.model.source."
-            return Termination(Reason.WEIGHTS_NOT_FOUND, f'pod {pod}: persistentvolumeclaim "{claim}" not found', remedy)
+            return Termination(Reason.WEIGHTS_NOT_FOUND, f"pod {pod}: no folder stands for the claim {claim}", remedy)
         secret = volume.get("secret", {}).get("secretName")
         if secret and secret not in mounts.secrets:
             remedy = f"Name a file with the token (modelyard up --secret {secret}=FILE), or remove spec.model.credentialsSecret."
-            return Termination(Reason.UNAUTHORIZED, f'pod {pod}: secret "{secret}" not found', remedy)
+            return Termination(Reason.UNAUTHORIZED, f"pod {pod}: no file stands for the Secret {secret}", remedy)
     return None
 
 

@@ -1,6 +1,7 @@
 """One pod: what the kubelet does for it. Starts its process, probes it, restarts it with growing pauses, and ends it gently.
 
-To the planner it shows itself as Kubernetes would, as a Pod's manifest, so that causes are told by the same code in the same words.
+To the planner it shows itself as Kubernetes would, as a Pod's manifest, so that causes are found by the same code; `words` says
+them without pods and nodes.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from modelyard.api.reasons import Termination
 from modelyard.controller import causes
 from modelyard.controller.types import Key, Manifest, PodView, RuntimeReport
 from modelyard.gateway.types import Endpoint
-from modelyard.local import container, ports, reports
+from modelyard.local import container, ports, reports, words
 from modelyard.local.container import Mounts, Place
 from modelyard.local.devices import Devices
 from modelyard.local.oom import OomWatch
@@ -108,9 +109,7 @@ class Pod:
         """Returns what the planner needs to know."""
         seen = causes.view(self.manifest())
         problem = None if self.stopping else self._obstacle or seen.problem
-        if problem is not None:
-            problem = replace(problem, remedy=problem.remedy.replace("kubectl logs --previous", f"modelyard logs {self._owner.name}"))
-        return replace(seen, problem=problem)
+        return replace(seen, problem=problem and words.here(problem, self.name, self._owner.name))
 
     def report(self) -> RuntimeReport | None:
         """Returns what the runtime said of its start, once it is ready."""
