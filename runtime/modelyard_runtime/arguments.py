@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from modelyard.api import durations
 from modelyard.api.names import ENV_PREFIX
+from modelyard.api.wording import nearest, said
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -30,6 +32,17 @@ then:
 Each flag may be given in the environment: --max-queue is MODELYARD_MAX_QUEUE. A flag wins."""
 
 _NAME = "modelyard-runtime"
+_SECRET = {"environment_only": True}
+#: What other servers call a flag of ours, where the names are not alike.
+_ELSEWHERE = {
+    "--max-num-seqs": "--max-concurrent-sequences",
+    "--lora-modules": "--adapter",
+    "--download-dir": "--cache-dir",
+    "--gpu-memory-utilization": "--memory-budget",
+    "--keep-alive": "--idle-unload",
+    "--task": "--capability",
+    "--runner": "--capability",
+}
 
 S = TypeVar("S", ServeSettings, PullSettings)
 
@@ -49,11 +62,20 @@ def parse(argv: Sequence[str]) -> ServeSettings | PullSettings:
     command = namespace.pop("command")
     # Models may stand anywhere among the flags, which argparse does not do for subcommands.
     if unknown := [word for word in rest if word.startswith("-") or command != "serve"]:
-        raise ArgumentsInvalid(f"unrecognized arguments: {' '.join(unknown)[:200]}")
+        raise ArgumentsInvalid(f"unrecognized arguments: {' '.join(unknown)[:200]}{_meant(unknown, command)}")
     namespace["positional"] = [*namespace.get("positional", ()), *rest]
     if positional := namespace.pop("positional", None):
         namespace["model"] = [*positional, *namespace.get("model", ())]
     return _settings(ServeSettings, namespace) if command == "serve" else _settings(PullSettings, namespace)
+
+
+def _meant(unknown: Sequence[str], command: str) -> str:
+    """Returns which flag was most likely meant, as words that end a message; empty where none is close."""
+    settings: type[BaseModel] = ServeSettings if command == "serve" else PullSettings
+    known = [_flag(field) for field, info in settings.model_fields.items() if info.json_schema_extra != _SECRET]
+    words = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+    meant = [_ELSEWHERE.get(word) or nearest(word, known) for word in words]
+    return next((f" (did you mean {flag}?)" for flag in meant if flag in known), "")
 
 
 def _spelled_out(argv: Sequence[str]) -> list[str]:
@@ -78,7 +100,7 @@ def _problems(cls: type[BaseModel], error: ValidationError, given: dict[str, Any
         if problem["type"] == "missing":
             yield f"{where} is required: {(cls.model_fields[field].description or '').rstrip('.')}"
         else:
-            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}, not {str(problem['input'])[:100]!r}"
+            yield f"{where}: {said(problem)}, not {str(problem['input'])[:100]!r}"
 
 
 def _program() -> str:
@@ -116,7 +138,7 @@ def _command(commands: Any, name: str, summary: str, settings: type[BaseModel]) 
     for group in groups(settings):
         section = parser.add_argument_group((group.__doc__ or "").rstrip(".").lower())
         for field, info in group.model_fields.items():
-            if info.json_schema_extra == {"environment_only": True}:  # secrets: a command line is there for all to see
+            if info.json_schema_extra == _SECRET:  # a command line is there for all to see
                 continue
             section.add_argument(_flag(field), **_options(field, settings.model_fields[field]))
     return parser
@@ -125,20 +147,37 @@ def _command(commands: Any, name: str, summary: str, settings: type[BaseModel]) 
 def _options(field: str, info: FieldInfo) -> dict[str, Any]:
     repeatable = isinstance(info.default, tuple)
     default = info.get_default(call_default_factory=True, validated_data={})
-    if isinstance(default, bool):
-        return {"nargs": "?", "const": "true", "metavar": "true|false", "help": f"{info.description}".replace("%", "%%")}
     shown = "" if info.is_required() or default is None or default == () else f" Default {_render(default)}."
-    return {
-        "action": "append" if repeatable else "store",
-        "metavar": field.rsplit("_", 1)[-1].upper(),
-        "help": f"{info.description}{shown}".replace("%", "%%"),
-    }
+    told = f"{info.description}{shown}".replace("%", "%%")
+    if isinstance(default, bool):
+        return {"nargs": "?", "const": "true", "metavar": "true|false", "help": told}
+    return {"action": "append" if repeatable else "store", "metavar": _metavar(field, info), "help": told}
+
+
+def _metavar(field: str, info: FieldInfo) -> str:
+    """Returns what stands for a flag's value: the values that there are, where they can be listed."""
+    kinds = list(_leaves(info.annotation))
+    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        return "|".join(choices)
+    return "N" if int in kinds else "TIME" if timedelta in kinds else field.rsplit("_", 1)[-1].upper()
+
+
+def _leaves(kind: Any) -> Iterator[Any]:
+    """Yields the types that an annotation is put together from; a Literal is one."""
+    inner = () if get_origin(kind) is Literal else get_args(kind)
+    if not inner:
+        yield kind
+    for part in inner[:1] if get_origin(kind) is Annotated else inner:
+        yield from _leaves(part)
 
 
 def _render(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    return durations.render(value) if hasattr(value, "total_seconds") else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return durations.render(value) if isinstance(value, timedelta) else str(value)
 
 
 def _flag(field: str) -> str:

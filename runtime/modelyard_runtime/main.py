@@ -15,6 +15,7 @@ from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.hardware import set_waiting
 from modelyard_runtime.settings import PullSettings, ServeSettings
 
+_PROGRAM = "modelyard-runtime"
 #: The name of a thread that `engine.engine` starts.
 _ENGINE = "modelyard-engine"
 _TERMINATION_LOG = Path("/dev/termination-log")
@@ -57,7 +58,9 @@ def _run(settings: ServeSettings | PullSettings) -> None:
 
 def _report(failure: RuntimeFailed, log: Path | None) -> None:
     """Writes the cause for the operator and for people. The kubelet mounts its file; elsewhere only a named one is written."""
-    print(f"modelyard-runtime: {failure.reason}: {failure.message}. Remedy: {failure.remedy}", file=sys.stderr, flush=True)
+    program = os.environ.get("MODELYARD_PROGRAM") or _PROGRAM
+    remedy = failure.remedy.replace(f"{_PROGRAM} ", f"{program} ")
+    print(f"{program}: {failure.reason}: {failure.message}. Remedy: {remedy}", file=sys.stderr, flush=True)
     path = log or (_TERMINATION_LOG if _TERMINATION_LOG.exists() else None)
     if path is None:
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +19,8 @@ def split(separator: str) -> BeforeValidator:
 
 
 def default_cache() -> Path:
-    """Returns where a user's own cache is."""
-    return Path.home() / ".cache" / "modelyard"
+    """Returns where a user's own cache is: where XDG has it, as `modelyard up` does."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modelyard"
 
 
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -28,6 +30,17 @@ SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
 AdapterText = Annotated[str, Field(max_length=1100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=\S+$")]
 #: Bytes with a binary unit, or a share of what there is.
 Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
+_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+def bytes_of(size: str, whole: Callable[[], int]) -> int:
+    """Returns the bytes of a `Size`: those of ``8Gi``, or a share such as ``80%`` of ``whole``."""
+    if size.endswith("%"):
+        return whole() * int(size[:-1]) // 100
+    unit = size[-2:]
+    return int(size[:-2]) * _UNITS[unit] if unit in _UNITS else int(size)
+
+
 Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
 #: Names in chat templates that decide what is rendered, or are the template's own.
 _RESERVED = {

@@ -47,8 +47,7 @@ class ModelSettings(BaseModel):
     )
     capability: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(),
-        description="What the model is for: chat, completions, embeddings, rerank, classify, transcription (repeatable). "
-        "Detected when left out.",
+        description="What the model is for (repeatable). Detected when left out.",
     )
 
 
@@ -58,10 +57,24 @@ class ComputeSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Data type of the weights; auto takes what the device computes fastest."
     )
-    quantization: Literal["none", "int8", "int4", "fp8"] = Field(
+    quantization: Literal["auto", "none", "int8", "int4", "fp8"] = Field(
         default="none",
-        description="Weights of a generating model in fewer bits: int8 (processor, CUDA), int4 or fp8 (CUDA). Answers change a little.",
+        description="Weights of a generating model in fewer bits: int8 or int4 (processor, CUDA), fp8 (CUDA); auto is int4 for weights "
+        "larger than --quantize-above. Answers change a little.",
     )
+    quantize_above: Size = Field(
+        default="16Gi", description="Size of a model's weight files up to which --quantization=auto leaves them as they are."
+    )
+    device_map: Literal["auto", "none"] = Field(
+        default="auto", description="auto spreads a generating model that one GPU does not hold over several; none never does."
+    )
+    device_memory: Size = Field(
+        default="85%", description="Memory of a GPU that weights may take where they are spread, as 20Gi, or as a share of what is free."
+    )
+    kv_cache: Literal["auto", "slots", "paged"] = Field(
+        default="auto", description="Where keys and values lie: in contiguous slots (auto on a processor) or in pages (auto on CUDA)."
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(default="auto", description="Replay steps that only decode from CUDA graphs.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps.")
     cores: Literal["auto", "shared", "own"] = Field(
         default="auto",
@@ -171,7 +184,7 @@ class LifeSettings(BaseModel):
 
 
 class TrustSettings(BaseModel):
-    """What a model's files may do. Flags and files of this machine say so, never a request."""
+    """What a model's files may do, which flags and files of this machine say, never a request."""
 
     trust_remote_code: bool = Field(
         default=False,

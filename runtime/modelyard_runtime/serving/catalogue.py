@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
+from modelyard.api.wording import nearest, said
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard_runtime.errors import ArgumentsInvalid
@@ -82,7 +83,8 @@ def parse(content: bytes, path: str) -> tuple[Entry, ...]:
         return Catalogue.model_validate(value).models
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
-            problem = error.errors(include_url=False)[0]
+            # A key that is misspelt explains one that is missing.
+            problem = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
             raise _invalid(path, _line(root, problem["loc"]), _where(problem["loc"]), _said(problem)) from None
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or str(error) or "nested too deeply"
@@ -126,11 +128,12 @@ def _said(problem: Any) -> str:
     if problem["type"] == "missing":
         return "is required"
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(sorted(FileEntry.model_fields if len(problem["loc"]) > 1 else Catalogue.model_fields))
-        return f"is not known here; known are {known}"
+        known = FileEntry.model_fields if len(problem["loc"]) > 1 else Catalogue.model_fields
+        meant = nearest(str(problem["loc"][-1]), known)
+        return f"is not known here; did you mean {meant}?" if meant else f"is not known here; known are {', '.join(sorted(known))}"
     if problem["type"] in {"model_type", "model_attributes_type"}:
         return "must be a mapping, such as `models:` with a list of entries"
-    return f"{str(problem['msg']).removeprefix('Value error, ')}, not {str(problem['input'])[:100]!r}"
+    return f"{said(problem)}, not {str(problem['input'])[:100]!r}"
 
 
 def _invalid(path: str, line: int, where: str, said: str) -> ArgumentsInvalid:

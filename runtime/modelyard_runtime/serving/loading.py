@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,23 @@ from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.detection import capabilities_of, family_for
 from modelyard_runtime.serving.facts import Facts, facts_of
 from modelyard_runtime.serving.families import Family, FamilyModule
-from modelyard_runtime.settings import ServeSettings, StorageSettings
+from modelyard_runtime.settings import GenerationSettings, ServeSettings, StorageSettings
 from modelyard_runtime.sources import store
 from modelyard_runtime.sources.resolve import resolve
 
 logger = logging.getLogger(__name__)
 
+_FIELDS = {"adapter": "spec.engine.adapters", "quantization": "spec.engine.quantization"}
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model on this machine: its folder, what its files say, what it may be asked for, and its family's module, which is imported."""
+    """A model on this machine: its folder, what its files say, what it may be asked for, and its family with its imported module."""
 
     folder: Path
     facts: Facts
     capabilities: tuple[str, ...]
+    family: Family
     module: FamilyModule
 
 
@@ -55,19 +59,26 @@ def find(settings: ServeSettings, report: Report) -> Found:
     folder = fetch(settings.source, settings, report)
     capabilities = capabilities_of(folder, settings.capability)
     family = family_for(folder, capabilities)
-    _check_options(settings, family)
     report(Step(Phase.LOAD, 0.0))
-    return Found(folder, facts_of(folder), capabilities, family.implementation())
+    return Found(folder, facts_of(folder), capabilities, family, family.implementation())
 
 
-def _check_options(settings: ServeSettings, family: Family) -> None:
-    """Raises ArgumentsInvalid where the model would ignore what only models that generate text act on."""
-    given = {"adapter": bool(settings.adapter), "quantization": settings.quantization != "none"}
-    ignored = [f"--{name}" for name, is_given in given.items() if is_given and family.name != "generation"]
-    if ignored:
+def check_options(found: Found, settings: ServeSettings, own: Collection[str]) -> None:
+    """Raises ArgumentsInvalid where the model would ignore what only models that generate text act on.
+
+    Of sampling that is what was given for this model alone, in ``own``: what a server of several says is for those that it concerns.
+    """
+    if found.family.name == "generation":
+        return
+    given = [name for name in GenerationSettings.model_fields if name in own]
+    others = {"adapter": bool(settings.adapter), "quantization": settings.quantization not in {"none", "auto"}}
+    given += [name for name, is_given in others.items() if is_given]
+    if given:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        fields = dict.fromkeys(_FIELDS.get(name, "spec.generation") for name in given)
         raise ArgumentsInvalid(
-            f"{' and '.join(ignored)}: {settings.source} is a model for {family.name}, which takes none",
-            "leave it out (spec.engine.adapters, spec.engine.quantization), or name it for one model in a catalogue",
+            f"{flags}: {settings.source} is a model for {found.family.name}, which takes none",
+            f"leave it out ({', '.join(fields)}), or name it for one model in a catalogue",
         )
 
 

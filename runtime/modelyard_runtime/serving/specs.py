@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelyard_runtime.errors import ArgumentsInvalid
@@ -18,7 +18,7 @@ _NAMING = "give each model a name of its own: name=source, or `name` in the cata
 class ModelSpec:
     """A model that may be asked for. ``settings`` are the process's with the model's own in their place; ``origin`` says who named it.
 
-    ``preload``: loaded at start; ``pinned``: never unloaded to make room.
+    ``preload``: loaded at start; ``pinned``: never unloaded to make room. ``own`` are the settings that were given for this model alone.
     """
 
     name: str
@@ -27,6 +27,7 @@ class ModelSpec:
     preload: bool = True
     pinned: bool = False
     origin: str = field(default="flags", compare=False)
+    own: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,6 +38,8 @@ class ModelSpec:
 def specs_of(settings: ServeSettings) -> tuple[ModelSpec, ...]:
     """Returns the models of a process. Raises ArgumentsInvalid on two of one name, and where there is none."""
     specs = [*_of_flags(settings), *_of_catalogue(settings)]
+    if len(specs) == 1:  # what the flags say is for it alone
+        specs = [replace(specs[0], own=specs[0].own | settings.model_fields_set)]
     if not specs:
         raise ArgumentsInvalid("--model is required: give a source such as hf://org/name or builtin://tiny-chat, or a --catalogue")
     seen: dict[str, str] = {}
@@ -53,7 +56,8 @@ def spec_of(entry: Entry, settings: ServeSettings, origin: str) -> ModelSpec:
     parse(entry.source)
     name = entry.name or name_of(entry.source)
     more = {"model": (entry.source,), "served_model_name": name, "capability": entry.capabilities}
-    return ModelSpec(name, settings.model_copy(update=entry.own() | more), entry.aliases, entry.preload, entry.pinned, origin)
+    own = entry.own()
+    return ModelSpec(name, settings.model_copy(update=own | more), entry.aliases, entry.preload, entry.pinned, origin, frozenset(own))
 
 
 def _of_flags(settings: ServeSettings) -> Iterator[ModelSpec]:

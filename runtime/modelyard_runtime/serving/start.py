@@ -11,7 +11,7 @@ from modelyard_runtime.progress import Phase, Step, Stopped
 from modelyard_runtime.serving import memory
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.lifecycle import Lifecycle, snapshot
-from modelyard_runtime.serving.loading import Found, find, load
+from modelyard_runtime.serving.loading import Found, check_options, find, load
 from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.threads import on_thread
 from modelyard_runtime.serving.warmup import warm_up
@@ -28,6 +28,7 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
     settings = model.spec.settings
     try:
         found = await on_thread(lambda: find(settings, life.report))
+        check_options(found, settings, model.spec.own)
         async with turn:
             await make_room(model, max(model.memory, memory.estimate(found.folder)))
             await _load(model, found, on_death)
