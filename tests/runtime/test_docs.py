@@ -11,8 +11,8 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("api.md",)
 MODELS = tuple(f"builtin://{name}" for name in ("tiny-chat", "tiny-embed", "tiny-rerank", "tiny-classify"))
-#: The addresses in the documentation: a gateway's, which has the runtime's paths below /v1, and a runtime's own.
-ADDRESS = re.compile(r"http://localhost:80[08]0")
+#: The address in the documentation: a gateway's, which has the same paths as a runtime.
+ADDRESS = re.compile(r"http://localhost:8080")
 _BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
