@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from modelyard_runtime.models.answer import AnswerParser, Content, Part, Reasoning, ToolCallArguments, ToolCallStart
+from modelyard_runtime.models.answer import AnswerParser, Content, OneCall, Part, Reasoning, ToolCallArguments, ToolCallStart
 from modelyard_runtime.models.reasoning import ThinkParser
 from modelyard_runtime.models.tools.bare import LLAMA_MARKER, BareParser
 from modelyard_runtime.models.tools.harmony import HarmonyParser
@@ -164,6 +164,31 @@ def test_an_answer_is_the_same_however_it_is_cut(make: Make, text: str, answer: 
     assert read(*text) == answer
     for cut in range(len(text) + 1):
         assert read(text[:cut], text[cut:]) == answer, f"cut at {cut}"
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "more"),
+    [
+        (hermes, f"Well. <tool_call>{CALL}", f"</tool_call>\n<tool_call>{CALL}</tool_call> More."),
+        (llama, SHORT, f"; {SHORT}"),
+        (generic, f"```json\n[{SHORT}", f", {SHORT}]```"),
+        (mistral, f"[TOOL_CALLS][{CALL}", f", {CALL}]"),
+        (mistral, '[TOOL_CALLS]f[ARGS]{"a": 1}', '[TOOL_CALLS]f[ARGS]{"a": 1}'),
+        (harmony, '<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>', "<|start|>assistant<|channel|>final<|message|>Hi"),
+        (thinking, f"<think><tool_call>{CALL}</tool_call></think><tool_call>{CALL}", f"<tool_call>{CALL}"),
+    ],
+)
+def test_where_the_first_call_ends(make: Make, call: str, more: str) -> None:
+    parser = make()
+    for sign in call:
+        assert parser.complete == 0
+        parser.push(sign)
+    assert parser.complete == 1
+    single = OneCall(make())
+    content, _, calls = joined(single.push(call) + single.push(more) + single.finish())
+    assert single.complete == 1
+    assert len(calls) == 1
+    assert content in ("", "Well.")
 
 
 def test_a_call_goes_out_as_it_comes() -> None:

@@ -51,6 +51,24 @@ async def test_a_stop_string_ends_the_answer_before_it_and_frees_the_slot(kit: A
         await model.engine.drain()
 
 
+async def test_an_answer_ends_when_it_is_enough_and_counts_what_was_computed(kit: Any) -> None:
+    async with chat_model(kit, max_concurrent_sequences=1) as model:
+        prompt = await model.reader.text("Hello world")
+        whole, _ = await text_of(model, prompt, GREEDY)
+        seen: list[str] = []
+
+        def enough(text: str) -> bool:
+            seen.append(text)
+            return len("".join(seen)) >= len(whole) // 2
+
+        async with aclosing(model.generate(GenerationRequest("test", prompt, GREEDY), enough=enough)) as deltas:
+            parts = [delta async for delta in deltas]
+        assert "".join(part.text for part in parts) == "".join(seen) == whole[: len("".join(seen))]
+        assert parts[-1].finish_reason == "stop"
+        assert parts[-1].completion_tokens == sum(len(part.token_ids) for part in parts) < 40
+        await model.engine.drain()
+
+
 async def test_the_end_of_sequence_token_counts_and_has_no_text(kit: Any) -> None:
     async with chat_model(kit) as model:
         prompt = await model.reader.text("Hello")

@@ -76,8 +76,10 @@ async def converse(service: GenerationService, request_id: str, body: ChatBody) 
         sampling = replace(sampling, grammar=await service.speech.grammar(prompt, bound, param_of(body)))
     requests = service.choices(request_id, prompt, sampling, count=body.n or 1, media=media)
     tools = [tool.function.name for tool in body.callable_tools]
-    parsers = [service.speech.parser(prompt, tools, parallel=body.parallel_tool_calls is not False) for _ in requests]
-    deltas = service.generate_each(requests, body.stop or [], service.speech.dialect.visible(tools=bool(tools)))
+    single = body.parallel_tool_calls is False
+    parsers = [service.speech.parser(prompt, tools, parallel=not single) for _ in requests]
+    enough = [service.speech.first_call(prompt, tools) for _ in requests] if single and tools else None
+    deltas = service.generate_each(requests, body.stop or [], service.speech.dialect.visible(tools=bool(tools)), enough)
     return Conversation(len(prompt), len(requests), _steps(deltas, parsers))
 
 

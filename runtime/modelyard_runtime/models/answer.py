@@ -45,6 +45,11 @@ Part = Content | Reasoning | ToolCallStart | ToolCallArguments
 class AnswerParser(Protocol):
     """Takes one answer's text as it comes. What it gives out never depends on how the text was cut."""
 
+    @property
+    def complete(self) -> int:
+        """How many calls are at their end."""
+        ...
+
     def push(self, text: str) -> list[Part]:
         """Returns the parts that became certain."""
         ...
@@ -55,10 +60,17 @@ class AnswerParser(Protocol):
 
 
 class OneCall:
-    """A parser that leaves out calls after the first."""
+    """A parser that leaves out calls after the first, and what follows that one."""
 
     def __init__(self, parser: AnswerParser):
         self._parser = parser
+        self._called = False
+        self._over = False
+
+    @property
+    def complete(self) -> int:
+        """Whether the call is at its end, as a number."""
+        return min(self._parser.complete, 1)
 
     def push(self, text: str) -> list[Part]:
         """Returns the parts that became certain."""
@@ -69,11 +81,19 @@ class OneCall:
         return self._first(self._parser.finish())
 
     def _first(self, parts: list[Part]) -> list[Part]:
-        return [part for part in parts if not isinstance(part, ToolCallStart | ToolCallArguments) or part.index == 0]
+        kept = []
+        for part in parts:
+            self._over = self._over or (self._called and not isinstance(part, ToolCallArguments))
+            self._called = self._called or isinstance(part, ToolCallStart)
+            if not self._over:
+                kept.append(part)
+        return kept
 
 
 class PlainParser:
     """All of the text is content."""
+
+    complete = 0
 
     def push(self, text: str) -> list[Part]:
         """Returns the text as content."""

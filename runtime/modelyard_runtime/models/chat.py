@@ -10,6 +10,9 @@ from modelyard_runtime.models.reader import PromptReader
 from modelyard_runtime.models.text import Detokeniser, StopStrings, TextDelta, TextToken
 from modelyard_runtime.models.tokens import TokenBytes
 
+#: Whether the text that has come is enough, given what is new of it.
+Enough = Callable[[str], bool]
+
 
 class ChatModel:
     """An engine with its tokenizer. Close it at the end: its reader has threads and a process."""
@@ -26,15 +29,19 @@ class ChatModel:
         return text
 
     async def generate(
-        self, request: GenerationRequest, stop: Sequence[str] = (), visible: frozenset[int] = frozenset()
+        self,
+        request: GenerationRequest,
+        stop: Sequence[str] = (),
+        visible: frozenset[int] = frozenset(),
+        enough: Enough | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
         """Generates text after a prompt. Close the generator to cancel (`contextlib.aclosing`).
 
-        ``visible`` are special tokens whose names are part of the text, for a parser to read. Raises RequestTooLarge before the first
-        delta, and EngineFailed.
+        ``visible`` are special tokens whose names are part of the text, for a parser to read. ``enough`` is given the text as it comes and
+        says when it may end. Raises RequestTooLarge before the first delta, and EngineFailed.
         """
         stream = self.engine.submit(request)
-        text = _TextStream(Detokeniser(self._tokenizer, visible), stop)
+        text = _TextStream(Detokeniser(self._tokenizer, visible), stop, enough)
         try:
             async for event in stream:
                 delta = text.push(event)
@@ -53,8 +60,9 @@ class ChatModel:
 class _TextStream:
     """Tokens to deltas of one request."""
 
-    def __init__(self, detokeniser: Detokeniser, stop: Sequence[str]):
+    def __init__(self, detokeniser: Detokeniser, stop: Sequence[str], enough: Enough | None):
         self.ended = False
+        self._enough = enough
         self._detokeniser = detokeniser
         self._stops = StopStrings(stop)
         self._events: list[TokenEvent] = []
@@ -71,6 +79,8 @@ class _TextStream:
         reason = FinishReason.STOP if met else event.finish_reason
         if reason is not None and not met:
             text += self._stops.flush()
+        if text and not met and self._enough is not None and self._enough(text):
+            reason = FinishReason.STOP
         if not text and reason is None:
             return None
         self.ended = reason is not None

@@ -29,6 +29,11 @@ class ThinkParser(StateParser):
         """Whether the text has ended in the reasoning so far."""
         return self.state == self._reasoning or (self._opened and self.state == self._begin)
 
+    @property
+    def complete(self) -> int:
+        """How many calls are at their end."""
+        return self._answer.complete
+
     def push(self, text: str) -> list[Part]:
         """Returns the parts that became certain."""
         return super().push(text) + self._taken()

@@ -21,7 +21,7 @@ from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.errors import RuntimeFailed, UnsupportedModel
 from modelyard_runtime.metrics import Load, Stopwatch
-from modelyard_runtime.models.chat import ChatModel
+from modelyard_runtime.models.chat import ChatModel, Enough
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
 from modelyard_runtime.models.reader import READERS
 from modelyard_runtime.models.templates import TemplateRefused
@@ -251,17 +251,23 @@ class GenerationService:
         ]
 
     async def generate_each(
-        self, requests: Sequence[GenerationRequest], stop: Sequence[str] = (), visible: frozenset[int] = frozenset()
+        self,
+        requests: Sequence[GenerationRequest],
+        stop: Sequence[str] = (),
+        visible: frozenset[int] = frozenset(),
+        enough: Sequence[Enough] | None = None,
     ) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them.
 
-        ``visible`` are special tokens whose names are part of the text. Closing the iterator cancels all, in the queue or in the engine.
+        ``visible`` are special tokens whose names are part of the text, ``enough`` says of each answer when it may end. Closing the iterator
+        cancels all, in the queue or in the engine.
         """
         watches = [Stopwatch(self._metrics, len(request.prompt_token_ids), self.capability) for request in requests]
         self._metrics.asked(max_tokens=requests[0].sampling.max_tokens, n=len(requests))
         try:
             async with self.limiter[self.capability].slot():
-                streams = [self.model.generate(request, stop, visible) for request in requests]
+                ends = enough or [None] * len(requests)
+                streams = [self.model.generate(request, stop, visible, end) for request, end in zip(requests, ends, strict=True)]
                 answers = [self._watched(stream, watch) for stream, watch in zip(streams, watches, strict=True)]
                 async with aclosing(merge(answers)) as deltas:
                     async for item in deltas:

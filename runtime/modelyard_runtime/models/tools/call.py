@@ -122,7 +122,7 @@ class CallReader:
         end = self._span.push(text, at, len(text))
         self._output.arguments(text[at:end])
         if self._span.broken:
-            self.done = True
+            self._end_call()
         elif self._span.done:
             self._span, self._read = Span(depth=1), self._rest
         return end
@@ -130,8 +130,13 @@ class CallReader:
     def _rest(self, text: str, at: int) -> int:
         """Goes past what follows the arguments in the object."""
         end = self._span.push(text, at, len(text))
-        self.done = self._span.done or self._span.broken
+        if self._span.done or self._span.broken:
+            self._end_call()
         return end
+
+    def _end_call(self) -> None:
+        self.done = True
+        self._output.end_call()
 
     def _judge(self) -> None:
         """The object is whole, or no JSON: a call after all, or not."""
@@ -140,7 +145,7 @@ class CallReader:
         if self._is_name(name) and arguments is not None:
             self._output.start(name)
             self._output.arguments(arguments)
-            self.done = True
+            self._end_call()
         else:
             self._reject_or_end()
 

@@ -67,6 +67,8 @@ class HarmonyParser(StateParser):
     def _body(self) -> bool:
         before, marker = self.upto(*_NEXT, *_ENDS)
         self._say(before)
+        if marker is not None and self._say == self.output.arguments:
+            self.output.end_call()
         if marker in _NEXT:
             self._header = [marker]
             return self.go(self._in_header)

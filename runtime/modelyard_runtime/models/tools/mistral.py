@@ -65,4 +65,7 @@ class MistralParser(CallParser):
         end = self._span.push(self.text, self.at, len(self.text))
         self.output.arguments(self.text[self.at : end])
         self.at = end
-        return (self._span.done or self._span.broken) and self.go(self._content)
+        if not self._span.done and not self._span.broken:
+            return False
+        self.output.end_call()
+        return self.go(self._content)

@@ -28,10 +28,14 @@ def short_call_id() -> str:
 
 
 class Output:
-    """Parts in order. Whitespace beside a call is the format's, not the answer's: it goes out only before more text."""
+    """Parts in order. Whitespace beside a call is the format's, not the answer's: it goes out only before more text.
+
+    ``calls`` have begun, and the first ``complete`` of them are at their end.
+    """
 
     def __init__(self, new_id: NewId = call_id):
         self.calls = 0
+        self.complete = 0
         self._new_id = new_id
         self._parts: list[Part] = []
         self._blank: list[str] = []
@@ -65,6 +69,10 @@ class Output:
         """Adds to the arguments of the call that began last."""
         if text:
             self._parts.append(ToolCallArguments(self.calls - 1, text))
+
+    def end_call(self) -> None:
+        """Ends the call that began last."""
+        self.complete = self.calls
 
     def end(self) -> None:
         """Lets go of whitespace at the end of a text that is no call's."""
@@ -103,6 +111,11 @@ class StateParser:
         self.at = 0
         self.ended = False
         self.state: State = lambda: False
+
+    @property
+    def complete(self) -> int:
+        """How many calls are at their end."""
+        return self.output.complete
 
     def push(self, text: str) -> list[Part]:
         """Returns the parts that became certain."""
