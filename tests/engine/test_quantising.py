@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.hardware import multiplies_bytes
-from modelyard_runtime.models.loading import load_causal_lm
-from modelyard_runtime.models.quantising import Int8Linear, Quantization, check
+from modelyard_runtime.models.int4 import Int4Linear, fits, rounded
+from modelyard_runtime.models.loading import load_causal_lm, read_causal_lm
+from modelyard_runtime.models.quantising import Int8Linear, Quantization, check, choose, loading_config
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 TEXT = (
     "The capital of France is Paris, which lies on the river Seine. Water boils at one hundred degrees Celsius at sea level. A year has "
@@ -72,7 +75,7 @@ def test_an_int8_layer_rounds_to_a_hundredth() -> None:
 
 @pytest.mark.parametrize(
     ("quantization", "device", "words"),
-    [("int4", "cpu", "needs a GPU"), ("fp8", "cpu", "needs a GPU"), ("int8", "mps", "mps")],
+    [("fp8", "cpu", "needs a GPU"), ("int8", "mps", "mps"), ("int4", "mps", "mps")],
 )
 def test_what_the_device_cannot_is_refused(quantization: Quantization, device: str, words: str) -> None:
     with pytest.raises(ArgumentsInvalid, match=words) as refusal:
@@ -119,3 +122,65 @@ def test_weights_that_are_quantised_already_are_not_quantised_again(fp8: Path) -
     if multiplies_bytes():
         with pytest.raises(ArgumentsInvalid, match="quantised already"):
             load(fp8, "int8")
+
+
+@pytest.mark.parametrize(
+    ("wish", "size", "stored", "chosen"),
+    [
+        ("auto", 17, False, "int4"),
+        ("auto", 16, False, "none"),
+        ("auto", 17, True, "none"),
+        ("int8", 1, False, "int8"),
+        ("none", 99, False, "none"),
+    ],
+)
+def test_what_is_large_becomes_four_bits(wish: Any, size: int, stored: bool, chosen: str) -> None:
+    assert choose(wish, size, 16, stored=stored) == chosen
+
+
+def test_int4_says_nearly_what_float32_says(smollm2: Path) -> None:
+    plain, best = loss(load(smollm2, "none"))
+    rounded, best_rounded = loss(load(smollm2, "int4"))
+    assert rounded < plain * 1.05
+    assert float((best == best_rounded).float().mean()) > 0.85
+
+
+async def test_int4_layers_answer_in_the_engine(kit: Any) -> None:
+    loaded = load(kit.folder("llama"), "int4")
+    assert sum(isinstance(module, Int4Linear) for module in loaded.model.modules()) == 4 * 3
+    assert not isinstance(loaded.model.lm_head, Int4Linear)
+    async with kit.engine(loaded, kv_cache="paged") as engine:
+        assert len(await kit.tokens(engine, [5, 6, 7], max_tokens=12)) == 12
+
+
+def test_an_int4_layer_rounds_to_sixteen_steps_a_group() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(96, 48)
+    layer = Int4Linear(linear)
+    rows = torch.randn(2, 5, 96)
+    with torch.no_grad():
+        wanted, got = linear(rows), layer(rows)
+        steps, pairs = rounded(linear.weight)
+        scale, offset = (each.transpose(0, 1)[..., None].float() for each in pairs.unbind(-1))
+        weights = ((steps.view(48, 3, 32) - 8) * scale + offset).view(48, 96)
+    assert (int(steps.min()), int(steps.max())) == (0, 15)
+    torch.testing.assert_close(got, nn.functional.linear(rows.bfloat16().float(), weights, linear.bias), atol=0.02, rtol=0.02)
+    assert float((got - wanted).norm() / wanted.norm()) < 0.1
+    assert not fits(nn.Linear(40, 48))
+    assert not fits(nn.Linear(96, 20))
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+async def test_layers_of_bitsandbytes_run_in_the_engine(kit: Any, quantization: Quantization) -> None:
+    """On a processor these layers are slow, and the same as on a GPU in all that the engine sees of them."""
+    folder = kit.folder("ministral", intermediate_size=128)  # a multiple of a block of 64
+    plain = read_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None)
+    how = loading_config(quantization, torch.device("cuda"), torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=how, device_map={"": "cpu"})
+    loaded = replace(plain, model=model.eval())
+    before, _ = loss(plain)
+    async with kit.engine(loaded, kv_cache="paged", page_tokens=32) as engine:
+        assert len(await kit.tokens(engine, [5, 6, 7], max_tokens=6)) == 6
+        assert not any(type(module) is nn.Linear for module in model.model.modules())
+    model.set_attn_implementation("eager")
+    assert loss(loaded)[0] < 1.2 * before

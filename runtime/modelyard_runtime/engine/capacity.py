@@ -9,6 +9,7 @@ from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import OutOfMemory
 from modelyard_runtime.hardware import available_memory
 from modelyard_runtime.models.loading import LoadedModel
+from modelyard_runtime.models.placement import cache_memory, is_spread, layer_devices
 
 #: Without settings: sequences at once, and the lengths to try, longest first, until `_FEWEST` sequences fit.
 _SEQUENCES = 32
@@ -47,7 +48,7 @@ class Capacity:
 def choose_capacity(model: LoadedModel, settings: EngineSettings, bytes_per_token: int, page: int | None = None) -> Capacity:
     """Returns the cache's size. Raises OutOfMemory when what was asked for, or the least that is useful, does not fit."""
     elastic = model.device.type == "cpu"
-    return fit(model.context_length, settings, bytes_per_token, _memory(model.device), elastic=elastic, page=page)
+    return fit(model.context_length, settings, bytes_per_token, _memory(model), elastic=elastic, page=page)
 
 
 def fit(
@@ -89,7 +90,10 @@ def _lengths(context: int, settings: EngineSettings) -> list[int]:
     return sorted({min(length, context) for length in _LENGTHS}, reverse=True)
 
 
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return available_memory()
+def _memory(model: LoadedModel) -> int:
+    if model.device.type != "cuda":
+        return available_memory()
+    if not is_spread(model.model):
+        return torch.cuda.mem_get_info(model.device)[0]
+    layers = layer_devices(model.model)
+    return cache_memory(layers, {device: torch.cuda.mem_get_info(device)[0] for device in layers})

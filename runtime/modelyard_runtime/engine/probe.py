@@ -74,7 +74,9 @@ def _check(loaded: LoadedModel, expected: torch.Tensor, got: torch.Tensor, layer
     wanted = list(range(getattr(loaded.config.get_text_config(), "num_hidden_layers", 0)))
     if not layers or layers != wanted:
         raise UnsupportedModel(f"{_kind(loaded)}: {len(layers)} of {len(wanted)} layers use the attention interface", _REMEDY)
-    tolerance = (1e-3 if loaded.dtype == torch.float32 else 5e-2) * float(expected.abs().max().clamp(min=1))
+    # Layers in fewer bits round what they are given, and by how much depends on the rows beside it.
+    exact = loaded.dtype == torch.float32 and getattr(loaded.model, "hf_quantizer", None) is None
+    tolerance = (1e-3 if exact else 5e-2) * float(expected.abs().max().clamp(min=1))
     error = float((expected - got).abs().max())
     if not error <= tolerance:
         raise UnsupportedModel(f"{_kind(loaded)}: scores differ from the model's own attention by {error:.2g}", _REMEDY)

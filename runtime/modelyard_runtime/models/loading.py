@@ -17,6 +17,7 @@ from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedM
 from modelyard_runtime.hardware import has_matrix_units, usable_cores
 from modelyard_runtime.models.fusing import fuse
 from modelyard_runtime.models.packing import pack, packing
+from modelyard_runtime.models.placement import is_spread, place
 from modelyard_runtime.models.quantising import Quantization, check, loading_config, quantise
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,19 @@ def load_causal_lm(
 
 
 def read_causal_lm(
-    folder: Path, *, dtype: str, device: str, progress: Progress, quantization: Quantization = "none", trusted: bool = False
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    progress: Progress,
+    quantization: Quantization = "none",
+    trusted: bool = False,
+    rooms: dict[int, int] | None = None,
 ) -> LoadedModel:
     """Loads a folder of safetensors, its layers as the library lays them out; ``progress`` gets 0 … 1.
 
-    ``trusted`` lets the folder's own code run. Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device,
+    ``trusted`` lets the folder's own code run. ``rooms`` are the bytes that weights may take on each of several GPUs, by their numbers, for
+    a model that the first does not hold. Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device,
     dtype or quantization that is not there.
     """
     _check_folder(folder)
@@ -73,7 +82,9 @@ def read_causal_lm(
     config = _config(folder, trusted=trusted)
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
-    model = _weights(folder, config, chosen, target, quantization, trusted=trusted)
+    places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
+    model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places)
+    target = model.get_input_embeddings().weight.device if places else target
     progress(1.0)
     logger.info("loaded %s in %s on %s", type(model).__name__, str(chosen).removeprefix("torch."), target)
     return LoadedModel(
@@ -91,12 +102,13 @@ def read_causal_lm(
 def lay_out(loaded: LoadedModel, quantization: Quantization, *, plain: bool = False) -> None:
     """Lays a model's weights out for the batching engine, or, ``plain``, for `model.generate`, once.
 
-    Fused layers keep no cache, and packed weights serve nothing but products: neither is for code that we do not know.
+    Fused layers keep no cache, and packed weights serve nothing but products: neither is for code that we do not know. Layers on several
+    devices are left as they are, for accelerate to hand on what they compute.
     """
-    if not plain:
+    if not plain and not is_spread(loaded.model):
         fuse(loaded.model)
-    if quantization == "int8" and loaded.device.type == "cpu":
-        quantise(loaded.model)
+    if quantization in {"int8", "int4"} and loaded.device.type == "cpu":
+        quantise(loaded.model, quantization)
     if not plain and (kind := packing(loaded.dtype, loaded.device)):
         pack(loaded.model, kind)
 
@@ -181,10 +193,30 @@ def _tokenizer(folder: Path, *, trusted: bool) -> Any:
         raise WeightsNotFound(f"the tokenizer of {folder.name} cannot be read: {error}", "put tokenizer.json beside config.json") from error
 
 
-def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, quantization: Quantization, *, trusted: bool) -> Any:
+def _places(config: Any, dtype: torch.dtype, quantization: Quantization, rooms: dict[int, int], *, trusted: bool) -> dict[str, int]:
+    """Returns the GPU of each part of a model where one does not hold it, else nothing. Images are read by one device."""
+    if len(rooms) < 2 or sees_images(config):
+        return {}
+    with torch.device("meta"):
+        empty = _class_for(config).from_config(config, dtype=dtype, trust_remote_code=trusted)
+    placed = place(empty, rooms, dtype, quantization)
+    return placed if len(set(placed.values())) > 1 else {}
+
+
+def _weights(
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization,
+    *,
+    trusted: bool,
+    places: dict[str, int],
+) -> Any:
     if quantization != "none" and getattr(config, "quantization_config", None) is not None:
         raise ArgumentsInvalid(f"--quantization={quantization}: the weights of {folder.name} are quantised already", "leave it out")
     extra = loading_config(quantization, device, dtype)
+    where: dict[str, Any] = {**places} if places else {"": device}
     try:
         model, report = _class_for(config).from_pretrained(
             folder,
@@ -195,10 +227,11 @@ def _weights(folder: Path, config: Any, dtype: torch.dtype, device: torch.device
             use_safetensors=True,
             attn_implementation="eager",
             output_loading_info=True,
-            **({"quantization_config": extra, "device_map": {"": device}} if extra else {}),
+            **({"quantization_config": extra} if extra else {}),
+            **({"device_map": where} if extra or places else {}),
         )
         model = model.eval().requires_grad_(False)
-        if extra is None:
+        if extra is None and not places:
             model = model.to(device)
         if device.type == "cpu" and getattr(config, "quantization_config", None) is not None:
             _widen(model, dtype)

@@ -3,10 +3,13 @@
 On a processor ``int8`` is ours: each weight row and each row of activations is scaled to eight bits by its own largest number, so that a
 request's answer does not depend on what else is in the batch, and oneDNN multiplies the integers. The scores' layer stays as it is: there
 rounding shows most. All products of a 135 M model on one core take 19 ms instead of 37 at 1 row, 28 instead of 57 at 8, 111 instead of 234
-at 128. On a GPU bitsandbytes does ``int8`` and ``int4``, and Transformers ``fp8``; these three are not measured yet.
+at 128. ``int4`` there is `int4.Int4Linear`. On a GPU bitsandbytes does ``int8`` and ``int4``, and Transformers ``fp8``; these three are not
+measured yet.
 """
 
 import importlib.util
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,15 +18,19 @@ from torch.linalg import vector_norm
 from transformers import BitsAndBytesConfig, FineGrainedFP8Config
 
 from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.hardware import multiplies_bytes
+from modelyard_runtime.hardware import multiplies_bytes, processor_flags
+from modelyard_runtime.models import int4
 
 Quantization = Literal["none", "int8", "int4", "fp8"]
+Wish = Literal["auto", "none", "int8", "int4", "fp8"]
 
 #: Largest number of eight bits, and the zero that makes activations of -127 … 127 unsigned, as the kernels want them.
 _MOST, _ZERO = 127, 128
 _ROWS = 8
 #: First generation of NVIDIA's GPUs with matrix units for fp8.
 _FP8_CAPABILITY = (8, 9)
+#: Instructions that the kernel of four bits is fast with, any of them.
+_VECTORS = {"avx2", "avx512f"}
 
 
 class Int8Linear(nn.Module):
@@ -69,10 +76,7 @@ def check(quantization: Quantization, device: torch.device) -> None:
     if quantization == "none":
         return
     if device.type == "cpu":
-        if quantization != "int8":
-            raise ArgumentsInvalid(f"{flag} needs a GPU", "use --quantization=int8 on a processor, or a node with a GPU")
-        if not multiplies_bytes():
-            raise ArgumentsInvalid(f"{flag}: this processor has no instructions for products of bytes (VNNI)", "use --quantization=none")
+        _check_processor(quantization)
         return
     if device.type != "cuda":
         raise ArgumentsInvalid(f"{flag} is not there for {device.type}", "use --quantization=none")
@@ -81,6 +85,35 @@ def check(quantization: Quantization, device: torch.device) -> None:
             raise ArgumentsInvalid(f"{flag}: this GPU has no matrix units for fp8", "use int8 or int4, or an L4, L40, H100 or newer")
     elif importlib.util.find_spec("bitsandbytes") is None:
         raise ArgumentsInvalid(f"{flag} needs the package bitsandbytes", "install it beside the runtime: pip install bitsandbytes")
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a folder's weights are in fewer bits already. What is no config is for others to complain of."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool(config.get("quantization_config"))
+
+
+def _check_processor(quantization: Quantization) -> None:
+    flag = f"--quantization={quantization}"
+    if quantization == "fp8":
+        raise ArgumentsInvalid(f"{flag} needs a GPU", "use --quantization=int8 or int4 on a processor, or a node with a GPU")
+    if quantization == "int8" and not multiplies_bytes():
+        raise ArgumentsInvalid(f"{flag}: this processor has no instructions for products of bytes (VNNI)", "use --quantization=none")
+    if quantization == "int4" and processor_flags().isdisjoint(_VECTORS):
+        raise ArgumentsInvalid(f"{flag}: this processor has no wide vectors (AVX2 or AVX-512)", "use --quantization=none")
+
+
+def choose(wish: Wish, size: int, above: int, *, stored: bool = False) -> Quantization:
+    """Returns what weights of ``size`` bytes are to become: with ``auto`` four bits where that is more than ``above``.
+
+    Weights that are ``stored`` in fewer bits stay as they are then.
+    """
+    if wish != "auto":
+        return wish
+    return "int4" if size > above and not stored else "none"
 
 
 def loading_config(quantization: Quantization, device: torch.device, dtype: torch.dtype) -> Any | None:
@@ -94,13 +127,13 @@ def loading_config(quantization: Quantization, device: torch.device, dtype: torc
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True)
 
 
-def quantise(model: Any) -> int:
+def quantise(model: Any, quantization: Literal["int8", "int4"]) -> int:
     """Replaces a model's linear layers but that of the scores, on a processor, each layer's weights freed as it goes; returns how many."""
     scores = model.get_output_embeddings()
     count = 0
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not scores:
-                setattr(module, name, Int8Linear(child))
+            if type(child) is nn.Linear and child is not scores and (quantization == "int8" or int4.fits(child)):
+                setattr(module, name, Int8Linear(child) if quantization == "int8" else int4.Int4Linear(child))
                 count += 1
     return count

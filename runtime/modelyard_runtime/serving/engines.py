@@ -14,9 +14,13 @@ from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.engine.storage import page_of
 from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.models import quantising
 from modelyard_runtime.models.fusing import fusable
 from modelyard_runtime.models.loading import LoadedModel, lay_out, read_causal_lm
+from modelyard_runtime.models.placement import free_memory, room
+from modelyard_runtime.models.quantising import Quantization
 from modelyard_runtime.progress import Phase, Report, Step
+from modelyard_runtime.serving.memory import estimate, size_of
 from modelyard_runtime.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -53,20 +57,22 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
     What is laid out for one engine serves no other. So a model that is not of the usual build is tried by the batching engine before that,
     and read again only if it is of the usual build and refused all the same.
     """
+    quantization = _quantization(folder, settings)
     read = partial(
         read_causal_lm,
         folder,
         dtype=settings.dtype,
         device=settings.device,
-        quantization=settings.quantization,
+        quantization=quantization,
         trusted=settings.trust_remote_code,
+        rooms=_rooms(settings),
         progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
     )
     loaded = read()
     bounds = engine_settings(settings, loaded.device.type)
     usual = fusable(loaded.model)
     try:
-        return Chosen(loaded, _batching(loaded, settings, bounds), "batching")
+        return Chosen(loaded, _batching(loaded, quantization, bounds), "batching")
     except UnsupportedModel as refusal:
         first = _brief(refusal)
     try:
@@ -74,7 +80,7 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
         if usual:
             del loaded  # before its successor comes, for both may not fit
             loaded = read()
-        lay_out(loaded, settings.quantization, plain=True)
+        lay_out(loaded, quantization, plain=True)
         engine = GenerateEngine(loaded, bounds)
     except UnsupportedModel as second:
         raise UnsupportedModel(f"no engine runs this model. batching: {first}; generate: {_brief(second)}", _REMEDY) from second
@@ -82,10 +88,10 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
     return Chosen(loaded, engine, "generate", (Tried("batching", first),))
 
 
-def _batching(loaded: LoadedModel, settings: ServeSettings, bounds: EngineSettings) -> TransformersEngine:
+def _batching(loaded: LoadedModel, quantization: Quantization, bounds: EngineSettings) -> TransformersEngine:
     if not fusable(loaded.model):
         adopt(loaded, page_of(bounds, loaded.device))
-    lay_out(loaded, settings.quantization)
+    lay_out(loaded, quantization)
     return TransformersEngine(loaded, bounds)
 
 
@@ -98,8 +104,22 @@ def engine_settings(settings: ServeSettings, device: str) -> EngineSettings:
         prefix_caching=settings.prefix_caching,
         speculative_tokens=settings.speculative_tokens,
         step_timeout=settings.engine_step_timeout.total_seconds(),
+        kv_cache=settings.kv_cache,
+        cuda_graphs=settings.cuda_graphs,
         **chunks(device),
     )
+
+
+def _quantization(folder: Path, settings: ServeSettings) -> Quantization:
+    above = size_of(settings.quantize_above)
+    return quantising.choose(settings.quantization, estimate(folder), above, stored=quantising.is_stored(folder))
+
+
+def _rooms(settings: ServeSettings) -> dict[int, int]:
+    """Returns what weights may take on each GPU, where a model may be spread over several: where none of them is named."""
+    if settings.device_map == "none" or settings.device not in {"auto", "cuda"}:
+        return {}
+    return room(free_memory(), settings.device_memory)
 
 
 def _brief(refusal: UnsupportedModel) -> str:

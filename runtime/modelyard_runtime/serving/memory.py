@@ -11,8 +11,7 @@ from typing import Any
 import psutil
 
 from modelyard_runtime.hardware import memory_limit
-
-_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+from modelyard_runtime.setting_types import bytes_of
 
 
 def held() -> int:
@@ -33,10 +32,7 @@ def whole() -> int:
 
 def size_of(text: str) -> int:
     """Returns the bytes of ``8Gi``, or of a share such as ``80%`` of what there is."""
-    if text.endswith("%"):
-        return whole() * int(text[:-1]) // 100
-    unit = text[-2:]
-    return int(text[:-2]) * _UNITS[unit] if unit in _UNITS else int(text)
+    return bytes_of(text, whole)
 
 
 def shown(count: int) -> str:

@@ -1,0 +1,108 @@
+"""Models on several devices: who gets what by calculation, and an engine over a model whose parts accelerate has hooked."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from modelyard_runtime.engine.capacity import choose_capacity
+from modelyard_runtime.engine.settings import EngineSettings
+from modelyard_runtime.errors import OutOfMemory
+from modelyard_runtime.models import loading
+from modelyard_runtime.models.fusing import FusedLayer
+from modelyard_runtime.models.loading import lay_out, read_causal_lm
+from modelyard_runtime.models.placement import cache_memory, is_spread, layer_devices, place, room
+from transformers import AutoConfig, AutoModelForCausalLM
+
+CPU = torch.device("cpu")
+GPUS = [torch.device("cuda", index) for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def empty() -> Any:
+    """A model of four layers without weights."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300}
+    config = AutoConfig.for_model("llama", num_hidden_layers=4, tie_word_embeddings=False, **sizes)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def size(model: Any) -> int:
+    return sum(parameter.numel() * 4 for parameter in model.parameters())
+
+
+def test_what_the_first_holds_is_not_spread(empty: Any) -> None:
+    whole = size(empty)
+    assert place(empty, {0: 2 * whole, 1: 2 * whole}, torch.float32) == {"": 0}
+    assert place(empty, {0: whole // 4, 1: whole // 4}, torch.float32, "int4") == {"": 0}
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.9), (0.5, 0.8, 0.5)])
+def test_whole_layers_go_to_several(empty: Any, shares: tuple[float, ...]) -> None:
+    rooms = {index: int(size(empty) * share) for index, share in enumerate(shares)}
+    placed = place(empty, rooms, torch.float32)
+    assert set(placed.values()) == set(rooms)
+    layers = [device for path, device in placed.items() if path.startswith("model.layers.")]
+    assert len(layers) == 4
+    assert layers == sorted(layers)
+    for index, given in rooms.items():
+        parts = [empty.get_submodule(path) for path, device in placed.items() if device == index]
+        assert sum(size(part) for part in parts) <= given
+
+
+def test_what_they_do_not_hold_together_is_refused(empty: Any) -> None:
+    third = size(empty) // 3
+    with pytest.raises(OutOfMemory, match=r"do not fit 2 GPUs .* has no place") as refusal:
+        place(empty, {0: third, 1: third}, torch.float32)
+    assert "--quantization=int4" in refusal.value.remedy
+
+
+def test_room_is_a_share_of_what_is_free_or_so_many_bytes() -> None:
+    assert room({0: 1000, 1: 500}, "80%") == {0: 800, 1: 400}
+    assert room({0: 3 << 30, 1: 1 << 30}, "2Gi") == {0: 2 << 30, 1: 1 << 30}
+    assert room({}, "80%") == {}
+
+
+def test_the_cache_is_bounded_by_the_device_with_least_for_its_layers() -> None:
+    layers = Counter({GPUS[0]: 4, GPUS[1]: 12})
+    assert cache_memory(layers, {GPUS[0]: 4000, GPUS[1]: 9000}) == 12_000
+    assert cache_memory(Counter({GPUS[0]: 7}), {GPUS[0]: 500}) == 500
+
+
+#: Two devices, as far as a processor has them: one by two names.
+FIRST, SECOND = "cpu", CPU
+PLACES = {"model.embed_tokens": FIRST, "model.layers.0": FIRST, "model.layers.1": SECOND, "model.layers.2": SECOND}
+PLACES |= {"model.norm": SECOND, "model.rotary_emb": SECOND, "lm_head": SECOND}
+
+
+@pytest.mark.parametrize("kv_cache", ["paged", "slots"])
+async def test_parts_that_are_apart_compute_what_the_whole_does(kit: Any, kv_cache: str) -> None:
+    prompts = [[5, 6, 7], list(range(9, 60))]
+    references = kit.references("llama", prompts, new_tokens=12)
+    loaded = read_causal_lm(kit.folder("llama"), dtype="float32", device="cpu", progress=lambda fraction: None)
+    dispatch_model(loaded.model, PLACES, main_device=FIRST, force_hooks=True)
+    assert hasattr(loaded.model.model.layers[2], "_hf_hook")
+    lay_out(loaded, "none")
+    assert is_spread(loaded.model)
+    assert not any(isinstance(module, FusedLayer) for module in loaded.model.modules())
+    assert sum(layer_devices(loaded.model).values()) == 3
+    async with kit.engine(loaded, kv_cache=kv_cache, prefill_tokens=32) as engine:
+        got = [await kit.tokens(engine, prompt, max_tokens=12) for prompt in prompts]
+    assert got == [reference.tokens for reference in references]
+
+
+def test_weights_are_placed_as_they_are_read(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = kit.folder("llama")
+    asked: list[Any] = []
+
+    def placed(model: Any, rooms: dict[int, int], dtype: torch.dtype, quantization: str) -> dict[str, Any]:
+        assert all(parameter.is_meta for parameter in model.parameters())
+        asked.append((rooms, dtype, quantization))
+        return PLACES
+
+    monkeypatch.setattr(loading, "place", placed)
+    loaded = read_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None, rooms={0: 1, 1: 1})
+    assert asked == [({0: 1, 1: 1}, torch.float32, "none")]
+    assert loaded.model.hf_device_map == PLACES
+    assert choose_capacity(loaded, EngineSettings(), 1024).sequences == 32
