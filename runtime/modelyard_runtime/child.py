@@ -14,7 +14,7 @@ from modelyard_runtime.worker import OVERRAN, Message
 #: A process starts in about a second; a busy machine gets more.
 _START_SECONDS = 60.0
 #: Waited for an answer, in the time on the processor that it may take: the machine has others to serve.
-_PATIENCE = 3
+_PATIENCE = 5
 #: What ends a process need not be what it was asked; if it ends again, in a new process, it is.
 _ATTEMPTS = 2
 #: What a process needs of the environment: to find Python and its packages, and to tell the time. No secret is among it.

@@ -265,7 +265,7 @@ async def test_a_process_that_is_ended_is_no_fault_of_the_grammar(compiler: Gram
 
 @pytest.mark.parametrize("size", [1, 300], ids=["answer", "question"])
 async def test_a_process_that_hangs_gives_way_to_another(tokenizer: Any, size: int) -> None:
-    compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=1.0)
+    compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.5)
     rules = grammar(json_rule(normalised({"enum": [f"{index:0500}" for index in range(size)]})))
     try:
         await compiler.compile(grammar(json_rule(normalised(PERSON))))

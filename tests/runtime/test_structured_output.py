@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,9 +116,14 @@ def test_a_schema_in_responses(chat: Running) -> None:
 
 def test_an_engine_goes_on_after_a_bad_schema(chat: Running) -> None:
     hostile = {"allOf": [{"type": "string", "pattern": f"^.*a.{{{i}}}$"} for i in range(1, 40)]}
-    with pytest.raises(openai.BadRequestError, match="make it simpler") as refused:
-        chat.openai().chat.completions.create(model="tiny-chat", messages=HELLO, response_format=schema_format(hostile))
-    assert refused.value.param == "response_format.json_schema.schema"
+    seconds = []
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(openai.BadRequestError, match="make it simpler") as refused:
+            chat.openai().chat.completions.create(model="tiny-chat", messages=HELLO, response_format=schema_format(hostile))
+        seconds.append(time.monotonic() - began)
+        assert refused.value.param == "response_format.json_schema.schema"
+    assert seconds[1] < seconds[0] / 2, "what took too long is not tried again"
     assert chat.openai().chat.completions.create(model="tiny-chat", messages=HELLO, max_tokens=2).choices
 
 
