@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from modelyard.api.errors import InvalidRequest, Unavailable
@@ -17,18 +18,20 @@ from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer
 
 logger = logging.getLogger(__name__)
 
-#: Threads that read prompts: a tokenizer that hangs cannot take more of the process than these.
-READERS = 2
 T = TypeVar("T")
 
 
 class PromptReader:
-    """A tokenizer and its chat template. Close it at the end: it has threads and a process."""
+    """A tokenizer and its chat template. Close it at the end: it has ``threads`` and a process.
 
-    def __init__(self, tokenizer: Any):
+    A tokenizer that hangs cannot take more of the process than those threads.
+    """
+
+    def __init__(self, tokenizer: Any, threads: int = 2):
         self._tokenizer = tokenizer
         self._renderer = TemplateRenderer()
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="prompt-reader")
+        self._controls = lru_cache(8)(partial(control_tokens, tokenizer))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="prompt-reader")
 
     @property
     def has_template(self) -> bool:
@@ -99,7 +102,7 @@ class PromptReader:
     def _render(self, prompt: ChatPrompt) -> tuple[str, bool]:
         """Returns the text, and whether control tokens in it are marked as text. Raises TemplateRefused, ValueError or Unreachable."""
         template = self._tokenizer.get_chat_template(None, prompt.tools)
-        safe = marked(prompt, control_tokens(self._tokenizer, template))
+        safe = marked(prompt, self._controls(template))
         return self._renderer.render(template, safe, self._tokenizer.special_tokens_map), safe != prompt
 
     def _text(self, text: str, add_special_tokens: bool) -> list[int]:

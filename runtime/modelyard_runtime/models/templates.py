@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transformers.utils.chat_template_utils import mark_control_tokens
@@ -13,6 +14,8 @@ from modelyard_runtime.child import Child, Ended, Overran
 from modelyard_runtime.models.prompt import ChatPrompt, Ending
 
 _MOST_BYTES = 256 << 20
+#: One of the marks that `mark_control_tokens` writes, which separates where it stands alone.
+_APART = mark_control_tokens("x", re.compile("x"))[-1]
 
 
 class TemplateRefused(ValueError):
@@ -23,22 +26,45 @@ class TemplateRefused(ValueError):
         self.broken = broken
 
 
-def control_tokens(tokenizer: Any, template: str) -> re.Pattern[str]:
-    """Returns what matches the tokens that structure a conversation: special ones, and added ones that the template writes."""
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What matches the tokens that structure a conversation, and the beginnings of them, the longest of so many characters."""
+
+    tokens: re.Pattern[str]
+    beginnings: frozenset[str]
+    longest: int
+
+    def begin_in(self, text: str) -> bool:
+        """Says whether a text's end may be the beginning of a token."""
+        return any(text[-length:] in self.beginnings for length in range(1, 1 + min(len(text), self.longest)))
+
+
+def control_tokens(tokenizer: Any, template: str) -> Controls:
+    """Returns the tokens that structure a conversation: special ones, and added ones that the template writes."""
     named = set(getattr(tokenizer, "chat_control_tokens", None) or ())
     tokens = [
         token.content
         for token in tokenizer.added_tokens_decoder.values()
         if token.special or token.content in named or (token.content.strip() and token.content in template)
     ]
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+    beginnings = frozenset(token[:end] for token in tokens for end in range(1, len(token)))
+    return Controls(pattern, beginnings, max(map(len, beginnings), default=0))
 
 
-def marked(prompt: ChatPrompt, controls: re.Pattern[str]) -> ChatPrompt:
-    """Returns the prompt with control tokens in clients' strings marked as plain text, for `sanitize_control_tokens` to read."""
+def marked(prompt: ChatPrompt, controls: Controls) -> ChatPrompt:
+    """Returns the prompt with control tokens in clients' strings marked as plain text, for `sanitize_control_tokens` to read.
+
+    A string that ends like the beginning of one gets a lone mark there, which keeps apart what a template puts behind it.
+    """
 
     def mark(value: Any) -> Any:
-        return mark_control_tokens(value, controls)
+        if isinstance(value, str):
+            text = mark_control_tokens(value, controls.tokens)
+            return text + _APART if controls.begin_in(text) else text
+        if isinstance(value, Mapping):
+            return {mark(key): mark(inner) for key, inner in value.items()}
+        return [mark(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     return ChatPrompt(mark(prompt.messages), mark(prompt.tools), mark(dict(prompt.variables)), prompt.ending)
 
