@@ -41,6 +41,31 @@ def test_what_was_found_in_the_cache_is_part_of_the_usage_unless_caching_is_off(
         assert usage["prompt_tokens"] > usage["prompt_tokens_details"]["cached_tokens"]
 
 
+def test_answers_are_the_same_wherever_keys_and_values_lie(chat, start):
+    server = start(kv_cache="paged", kv_cache_tokens=512, max_model_length=256)
+    questions = [QUESTION[: 60 + 7 * i] for i in range(8)]
+    plain = [text(ask(chat, question)) for question in questions]
+    with ThreadPoolExecutor(8) as pool:
+        paged = [text(answer) for answer in pool.map(lambda question: ask(server, question), questions)]
+    assert paged == plain
+    assert text(ask(server, questions[-1])) == plain[-1]
+    assert server.metric("prefix_cache_hits_total") > 0
+    assert server.metric("kv_cache_usage_perc") == 0
+
+
+def test_large_weights_become_four_bits_where_that_is_asked_for(start, caplog):
+    caplog.set_level("INFO", "modelyard_runtime")
+    for above, kind in (("1Ki", "in int4 on cpu"), ("1Ti", "in float32 on cpu")):
+        caplog.clear()
+        assert len(text(ask(start(quantization="auto", quantize_above=above, dtype="float32"))))
+        assert kind in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["--kv-cache=heap", "--quantize-above=much", "--device-map=all", "--device-memory=0%", "--cuda-graphs=on"])
+def test_bad_values_of_devices_are_named(flag):
+    test_bad_values_are_named(flag)
+
+
 @pytest.mark.parametrize("flag", ["--kv-cache-tokens=1", "--speculative-tokens=99", "--engine-step-timeout=0s", "--prefix-caching=perhaps"])
 def test_bad_values_are_named(flag):
     with pytest.raises(ArgumentsInvalid, match=flag.split("=", 1)[0]):

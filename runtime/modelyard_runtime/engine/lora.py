@@ -114,7 +114,7 @@ class Adapters:
                     f"and {up.shape[0]} by {down.shape[1]} in the adapter",
                     _REMEDY,
                 )
-        placed = {path: (down.to(self.device, self.dtype), up.to(self.device, self.dtype)) for path, (down, up) in updates.items()}
+        placed = {path: self._placed(path, update) for path, update in updates.items()}
         self._hook(placed)
         self.loaded[name] = adapter = Adapter(name, placed, next(self._generations))
         return adapter
@@ -122,6 +122,13 @@ class Adapters:
     def unload(self, name: str) -> None:
         """Forgets an adapter; requests that run with it finish with it. Raises KeyError when there is none of the name."""
         del self.loaded[name]
+
+    def _placed(self, path: str, update: Update) -> Update:
+        """Returns an update on the device of the layer that it is for: a model may be spread over several."""
+        module = self.targets[path].module
+        own = next(itertools.chain(module.parameters(), module.buffers()), None)
+        down, up = (part.to(self.device if own is None else own.device, self.dtype) for part in update)
+        return down, up
 
     def _hook(self, updates: dict[str, Update]) -> None:
         """Hooks the modules that have not been: models without adapters pay nothing."""

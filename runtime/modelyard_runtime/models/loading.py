@@ -86,7 +86,8 @@ def read_causal_lm(
     model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places)
     target = model.get_input_embeddings().weight.device if places else target
     progress(1.0)
-    logger.info("loaded %s in %s on %s", type(model).__name__, str(chosen).removeprefix("torch."), target)
+    kind = str(chosen).removeprefix("torch.") if quantization == "none" else quantization
+    logger.info("loaded %s in %s on %s", type(model).__name__, kind, f"{len(set(places.values()))} devices" if places else target)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

@@ -13,11 +13,11 @@ from modelyard_runtime.engine.fallback import GenerateEngine
 from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.engine.storage import page_of
-from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
 from modelyard_runtime.models import quantising
 from modelyard_runtime.models.fusing import fusable
 from modelyard_runtime.models.loading import LoadedModel, lay_out, read_causal_lm
-from modelyard_runtime.models.placement import free_memory, room
+from modelyard_runtime.models.placement import free_memory, is_spread, room
 from modelyard_runtime.models.quantising import Quantization
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.memory import estimate, size_of
@@ -69,6 +69,8 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
         progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
     )
     loaded = read()
+    if settings.kv_cache == "slots" and is_spread(loaded.model):
+        raise ArgumentsInvalid("--kv-cache=slots: slots are on one device, and this model is spread over several", "leave it out")
     bounds = engine_settings(settings, loaded.device.type)
     usual = fusable(loaded.model)
     try:
