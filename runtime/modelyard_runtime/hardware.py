@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
-_SPINS = "10000"
+#: Rounds that PyTorch's threads spin on shared cores before they sleep.
+SPINS = "10000"
 
 
 def available_memory() -> int:
@@ -41,6 +42,21 @@ def usable_cores() -> int:
     return min(cores, max(1, int(asked))) if asked.isdigit() else cores
 
 
+def helpers(device: str) -> int:
+    """Returns how many threads may do one kind of work beside a model: read prompts, decode media.
+
+    On a processor the model computes on the same cores, so that they are few; where it computes on another ``device`` the cores are free.
+    There are two at least, so that one that takes long holds up nobody.
+    """
+    cores = usable_cores()
+    return min(8, max(2, cores // 4)) if device == "cpu" else min(16, max(2, cores // 2))
+
+
+def threads_of_the_loop() -> int:
+    """Returns how many threads an event loop has for short waits of all kinds: files, measurements, the ends of other threads."""
+    return min(32, usable_cores() + 4)
+
+
 def processor_flags() -> frozenset[str]:
     """Returns the processor's feature flags as Linux names them; empty where there is no /proc/cpuinfo."""
     return frozenset(_processor("flags", "Features").split())
@@ -61,7 +77,7 @@ def set_waiting(cores: str) -> None:
     """
     own = has_own_cores() if cores == "auto" else cores == "own"
     if not own and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def has_own_cores() -> bool:

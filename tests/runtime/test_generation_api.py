@@ -340,7 +340,7 @@ def test_a_broken_template_fails_the_start_with_its_cause(start, tmp_path):
 
 
 def test_a_template_that_loops_for_some_messages_fails_them_alone(start, tmp_path, monkeypatch):
-    """And prompts that are read are bounded: more than may wait are told at once to come again."""
+    """And prompts that are read are bounded: more than may work and wait, two by each capability, are told at once to come again."""
     monkeypatch.setattr(TemplateRenderer, "seconds", 1.0)
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -348,14 +348,14 @@ def test_a_template_that_loops_for_some_messages_fails_them_alone(start, tmp_pat
     config = json.loads((folder / "tokenizer_config.json").read_text())
     trap = "{% if 'trap' in messages[0].content %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": trap + config["chat_template"]}))
-    server = start(f"file://{folder}", served_model_name="tiny-chat", max_queue=1)
+    server = start(f"file://{folder}", served_model_name="tiny-chat", max_concurrency=1, max_queue=1)
 
     def ask(text):
         body = {**ASK, "messages": [{"role": "user", "content": text}]}
         return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
 
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(ask, ["trap"] * 6))
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, ["trap"] * 12))
     assert {answer.status_code for answer in answers} == {400, 429}
     refused = next(answer.json()["error"] for answer in answers if answer.status_code == 400)
     assert refused["param"] == "messages"

@@ -19,7 +19,6 @@ from modelyard_runtime.media.images import decode
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.settings import MediaSettings
 
-_DECODERS = 2
 _AT_ONCE = 16
 _WAITING = 256
 # https://www.rfc-editor.org/rfc/rfc2397; the media type is not looked at, for the content says what it is.
@@ -29,12 +28,19 @@ U = TypeVar("U")
 
 
 class Media:
-    """Images from URLs. Used from one event loop; `close` ends its threads."""
+    """Images from URLs. Used from one event loop; `close` ends its ``threads``, which decode."""
 
-    def __init__(self, settings: MediaSettings, *, is_allowed: Callable[[str], bool] = is_global, resolver: AbstractResolver | None = None):
+    def __init__(
+        self,
+        settings: MediaSettings,
+        *,
+        threads: int = 2,
+        is_allowed: Callable[[str], bool] = is_global,
+        resolver: AbstractResolver | None = None,
+    ):
         self._settings = settings
         self._guard = Guard(settings, is_allowed=is_allowed, resolver=resolver)
-        self._threads = ThreadPoolExecutor(_DECODERS, thread_name_prefix="media")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="media")
         self._limiter = Limiter(concurrency=_AT_ONCE, max_queue=_WAITING, queue_timeout=settings.media_timeout.total_seconds())
 
     async def image(self, url: str, param: str) -> Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from modelyard_runtime.engine.base import Engine, FinishReason, GenerationRequest, TokenEvent
@@ -15,11 +15,11 @@ Enough = Callable[[str], bool]
 
 
 class ChatModel:
-    """An engine with its tokenizer. Close it at the end: its reader has threads and a process."""
+    """An engine with its tokenizer. Close it at the end: its reader has ``readers`` threads and a process."""
 
-    def __init__(self, engine: Engine, tokenizer: Any):
+    def __init__(self, engine: Engine, tokenizer: Any, readers: int = 2):
         self.engine = engine
-        self.reader = PromptReader(tokenizer)
+        self.reader = PromptReader(tokenizer, readers)
         self.token_bytes = TokenBytes(tokenizer)
         self._tokenizer = tokenizer
 

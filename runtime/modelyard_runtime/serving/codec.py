@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from modelyard_runtime.models.reader import PromptReader
 from modelyard_runtime.models.tokenizing import TextTokenizer
 from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.workers import Workers
 
 
 class Codec(Protocol):
@@ -56,23 +56,24 @@ class PromptCodec:
 
 
 class TextCodec:
-    """An encoder's."""
+    """An encoder's, on the threads that read its texts."""
 
-    def __init__(self, tokenizer: TextTokenizer, bounds: Bounds):
+    def __init__(self, tokenizer: TextTokenizer, bounds: Bounds, workers: Workers):
         self._tokenizer = tokenizer
         self._bounds = bounds
+        self._workers = workers
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Returns the ids of a text."""
         self._bounds.check_characters(len(text), "prompt")
-        return await asyncio.to_thread(self._tokenizer.plain, text, add_special_tokens)
+        return await self._workers.run(lambda: self._tokenizer.plain(text, add_special_tokens))
 
     async def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of ids."""
         self._bounds.check_tokens(tokens, "tokens", "Send ids of this model.")
-        return await asyncio.to_thread(self._tokenizer.decode, tokens)
+        return await self._workers.run(lambda: self._tokenizer.decode(tokens))
 
     async def spell(self, tokens: Sequence[int]) -> list[str]:
         """Returns each id's token."""
         self._bounds.check_tokens(tokens, "tokens", "Send ids of this model.")
-        return await asyncio.to_thread(self._tokenizer.spell, tokens)
+        return await self._workers.run(lambda: self._tokenizer.spell(tokens))

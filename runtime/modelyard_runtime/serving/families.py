@@ -72,6 +72,10 @@ class Context:
         """Returns a limiter for each capability, each within the settings' bounds; requests of all wait for ``places`` where there are."""
         return Limiters({capability: self.limiter(default_concurrency, places) for capability in self.capabilities})
 
+    def admitted(self, concurrency: int) -> int:
+        """Returns how many requests the capabilities' limiters may let in, to work and to wait: so many find room to be read first."""
+        return (self.settings.max_queue + (self.settings.max_concurrency or concurrency)) * len(self.capabilities)
+
     def places(self, sequences: int) -> Limiter:
         """Returns what the limiters of several capabilities share: the sequences that an engine computes at once.
 

@@ -20,10 +20,10 @@ from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.errors import RuntimeFailed, UnsupportedModel
+from modelyard_runtime.hardware import helpers
 from modelyard_runtime.metrics import Load, Stopwatch
 from modelyard_runtime.models.chat import ChatModel, Enough
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
-from modelyard_runtime.models.reader import READERS
 from modelyard_runtime.models.templates import TemplateRefused
 from modelyard_runtime.models.text import TextDelta
 from modelyard_runtime.models.vision import Pixels, Vision
@@ -87,7 +87,7 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
         name, _, source = given.partition("=")
         assert isinstance(engine, TransformersEngine)
         load_adapter(engine, name, source, settings, report)
-    model = ChatModel(engine, loaded.tokenizer)
+    model = ChatModel(engine, loaded.tokenizer, helpers(loaded.device.type))
     if "chat" in capabilities:
         _check_template(model)
     manner = _manner(folder, settings, str(loaded.dtype))
@@ -129,9 +129,11 @@ class GenerationService:
         self.limiter = context.limiters(loaded.sequences, self._places)
         self.capability = context.capabilities[0]
         self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
-        self._reading = Limiter(concurrency=READERS, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
+        timeout = settings.queue_timeout.total_seconds()
+        readers, waiting = helpers(loaded.device), context.admitted(loaded.sequences)
+        self._reading = Limiter(concurrency=readers, max_queue=waiting, queue_timeout=timeout)
         self._device = loaded.device
-        self._sight = None if loaded.vision is None else Sight(loaded.vision, settings)
+        self._sight = None if loaded.vision is None else Sight(loaded.vision, settings, readers)
         self.codec = PromptCodec(loaded.model.reader, self.bounds, self._reading)
         self._metrics = context.metrics
 

@@ -16,6 +16,7 @@ from typing import Any
 from modelyard.api.errors import InvalidRequest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from modelyard_runtime.hardware import helpers
 from modelyard_runtime.metrics import Load, Metrics, Stopwatch
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.reading import read
@@ -27,7 +28,6 @@ from modelyard_runtime.speech.base import Segment, SpeechModel, Task
 from modelyard_runtime.speech.listening import Listened, Patience, listen, sample_file
 from modelyard_runtime.speech.vad import to_samples
 
-_LISTENERS = 2
 #: Whisper's encoder makes one position of 20 ms of sound: these are its input tokens.
 _TOKENS_PER_SECOND = 50
 
@@ -43,7 +43,7 @@ class TranscriptionService:
         self._settings = settings
         self._metrics = metrics
         self._queue = WindowQueue(model)
-        self._listeners = ThreadPoolExecutor(_LISTENERS, thread_name_prefix="listen")
+        self._listeners = ThreadPoolExecutor(helpers("cpu"), thread_name_prefix="listen")
 
     def load(self) -> Load:
         """Returns what is going on."""
@@ -112,7 +112,8 @@ class TranscriptionService:
 
     async def _listen(self, data: bytes, wish: Wish) -> Listened:
         patience = Patience(self._settings.audio_timeout.total_seconds())
-        work = partial(listen, data, max_seconds=self._settings.max_audio_seconds, sensitivity=wish.sensitivity, check=patience)
+        bounds = {"max_seconds": self._settings.max_audio_seconds, "longest": self.model.longest}
+        work = partial(listen, data, **bounds, sensitivity=wish.sensitivity, check=patience)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._listeners, work)
         finally:

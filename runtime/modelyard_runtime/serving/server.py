@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp
 from modelyard_runtime import logs
 from modelyard_runtime.api.app import private_app, public_app
 from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
+from modelyard_runtime.hardware import threads_of_the_loop
 from modelyard_runtime.serving.protocol import BoundedProtocol
 from modelyard_runtime.serving.runtime import Runtime
 from modelyard_runtime.serving.threads import work_goes_on
@@ -131,6 +133,8 @@ async def serve(
 
     ``on_listening`` gets the two ports. Raises ArgumentsInvalid when one is taken.
     """
+    threads = ThreadPoolExecutor(threads_of_the_loop(), thread_name_prefix="loop")
+    asyncio.get_running_loop().set_default_executor(threads)
     runtime = Runtime(settings)
     stall = settings.stall_timeout.total_seconds()
     public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"), stall)

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.media.media import Media as Fetcher
 from modelyard_runtime.models.prompt import Picture
-from modelyard_runtime.serving.limiter import Limiter
+from modelyard_runtime.serving.workers import Workers
 from modelyard_runtime.settings import ServeSettings
 
 if TYPE_CHECKING:  # they import PyTorch
     from modelyard_runtime.engine.media import Media
     from modelyard_runtime.models.vision import Pixels, Vision
 
-T = TypeVar("T")
-
 
 class Sight:
-    """The image side of a model, on a thread of its own: one request at a time. Used from one event loop; close it at the end."""
+    """The image side of a model, on a thread of its own: one request at a time. Used from one event loop; close it at the end.
 
-    def __init__(self, vision: Vision, settings: ServeSettings):
+    ``decoders`` threads decode images.
+    """
+
+    def __init__(self, vision: Vision, settings: ServeSettings, decoders: int):
         self._vision = vision
-        self._fetcher = Fetcher(settings)
+        self._fetcher = Fetcher(settings, threads=decoders)
         self._most = settings.max_images
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vision")
-        self._limiter = Limiter(concurrency=1, max_queue=settings.max_queue, queue_timeout=settings.queue_timeout.total_seconds())
+        self._worker = Workers("vision", 1, waiting=settings.max_queue, timeout=settings.queue_timeout.total_seconds())
 
     async def look(self, prompt: Sequence[int], pictures: Sequence[Picture]) -> tuple[list[int], Pixels]:
         """Returns the prompt with room for its images, and the images cut up. Raises InvalidRequest, TooManyRequests or Unavailable."""
@@ -45,17 +43,13 @@ class Sight:
             pixels = self._vision.pixels(images)
             return self._vision.expand(prompt, pixels), pixels
 
-        return await self._on_thread(cut)
+        return await self._worker.run(cut)
 
     async def media(self, prompt: Sequence[int], pixels: Pixels) -> Media:
         """Runs the model's tower for a prompt that has room for its images. Raises TooManyRequests or Unavailable."""
-        return await self._on_thread(lambda: self._vision.media(prompt, pixels))
+        return await self._worker.run(lambda: self._vision.media(prompt, pixels))
 
     def close(self) -> None:
         """Ends the threads; what they do is waited for."""
         self._fetcher.close()
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        async with self._limiter.slot():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        self._worker.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.hardware import helpers
 from modelyard_runtime.metrics import Load, Stopwatch
 from modelyard_runtime.models.encoder import Encoder
 from modelyard_runtime.models.loading import choose_device, choose_dtype
@@ -19,6 +21,7 @@ from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.codec import TextCodec
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.texts import Reader
+from modelyard_runtime.serving.workers import Workers
 from modelyard_runtime.settings import ServeSettings
 
 _CONCURRENCY = 64
@@ -62,8 +65,10 @@ class TextService(Generic[M]):
         self.max_length = min(bound for bound in bounds if bound is not None)
         self._batch_tokens = _batch_tokens(settings, model.encoder.device.type)
         self.batcher: Batcher[Encoded] = Batcher(compute, budget=Budget(self._batch_tokens), padded=not packs, watch=context.metrics)
-        self._reader = Reader(model.tokenizer, vocabulary=model.vocabulary, max_length=self.max_length)
-        self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary))
+        timeout, waiting = settings.queue_timeout.total_seconds(), context.admitted(_CONCURRENCY)
+        self._readers = Workers("text-reader", helpers(model.encoder.device.type), waiting=waiting, timeout=timeout)
+        self._reader = Reader(model.tokenizer, self._readers, vocabulary=model.vocabulary, max_length=self.max_length)
+        self.codec = TextCodec(model.tokenizer, Bounds(self.max_length, model.vocabulary), self._readers)
         self._metrics = context.metrics
         self.reports_usage = settings.report_usage
 
@@ -72,8 +77,9 @@ class TextService(Generic[M]):
         return Load(self.limiter.working, self.limiter.waiting, by_capability=self.limiter.by_capability())
 
     async def stop(self) -> None:
-        """Ends the batcher's thread."""
+        """Ends the batcher's thread and the readers'."""
         await self.batcher.stop()
+        await asyncio.to_thread(self._readers.close)
 
     @asynccontextmanager
     async def _working(self, capability: str, tokens: int) -> AsyncIterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from modelyard.api.errors import InvalidRequest
@@ -10,16 +9,18 @@ from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.models.tokenizing import Encoded, Text, TextTokenizer
 from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN
 from modelyard_runtime.serving.prompting import Truncation
+from modelyard_runtime.serving.workers import Workers
 
 # Below this many characters texts are tokenised on the event loop: it takes less than a thread's round trip.
 _SHORT = 4096
 
 
 class Reader:
-    """Reads texts, pairs and token ids. Used from one event loop."""
+    """Reads texts, pairs and token ids, on threads of ``workers`` where they are long. Used from one event loop."""
 
-    def __init__(self, tokenizer: TextTokenizer, *, vocabulary: int, max_length: int):
+    def __init__(self, tokenizer: TextTokenizer, workers: Workers, *, vocabulary: int, max_length: int):
         self._tokenizer = tokenizer
+        self._workers = workers
         self._vocabulary = vocabulary
         self.max_length = max_length
 
@@ -71,7 +72,7 @@ class Reader:
                 for text, one in zip(texts, encoded, strict=True)
             ]
 
-        return encode() if size < _SHORT else await asyncio.to_thread(encode)
+        return encode() if size < _SHORT else await self._workers.run(encode)
 
     def _ids(self, index: int, ids: list[int], param: str, truncation: Truncation | None, limit: int) -> Encoded:
         if max(ids) >= self._vocabulary:
