@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from modelyard.gateway.routes import PASSED
+from modelyard.gateway.routes import PASSED, passes
+from modelyard_runtime.api.app import public_app
+from modelyard_runtime.serving.runtime import Runtime
+from modelyard_runtime.settings import ServeSettings
 
 OLLAMA_CHAT = {"model": "assistant", "messages": []}
 
@@ -173,3 +176,11 @@ async def test_what_a_stopping_replica_refuses_goes_to_another(gateway, replica,
     await client.post(OLLAMA_CHAT | {"stream": False}, "/api/chat")
     setup.point(await replica({"done": True}))
     assert (await client.reply()).json() == {"done": True}
+
+
+async def test_no_path_of_a_runtime_is_missing():
+    """What it answers to a POST is passed on, or is what only a runtime's own operator may do."""
+    application = public_app(Runtime(ServeSettings(model="builtin://tiny-chat")))
+    posted = {route.path for route in application._routes if "POST" in route.methods}
+    assert {path for path in posted if not passes(path.encode())} == {"/api/pull"}
+    assert {path.decode() for path in PASSED} <= posted

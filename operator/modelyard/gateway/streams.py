@@ -42,12 +42,14 @@ class Stream:
 SSE = Stream(b"text/event-stream; charset=utf-8", b": waiting for a replica\n\n", b"data: ", b"\n\n", (b"\n\n", b"\r\n\r\n"))
 NDJSON = Stream(b"application/x-ndjson", b" ", b"", b"\n", (b"\n", b" "))
 
+_PREFIX = len(b"text/event-stream")
+#: Streams by the beginning of their type: one look, on the way of every answer.
+_BY_PREFIX = {stream.content_type[:_PREFIX]: stream for stream in (SSE, NDJSON)}
+
 
 def of_type(content_type: bytes) -> Stream | None:
     """Returns the kind of stream that a ``Content-Type`` says, or None."""
-    if content_type[:17].lower() == b"text/event-stream":
-        return SSE
-    return NDJSON if content_type[:20].lower() == NDJSON.content_type else None
+    return _BY_PREFIX.get(content_type[:_PREFIX].lower())
 
 
 def asked_for(target: bytes, stream: bool | None) -> Stream | None:
