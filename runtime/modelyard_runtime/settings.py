@@ -152,7 +152,7 @@ class GenerationSettings(BaseModel):
         description="Further names that requests may set in `chat_template_kwargs` (repeatable); enable_thinking, thinking and "
         "reasoning_effort they always may.",
     )
-    tool_parser: Literal["auto", "hermes", "llama3", "mistral", "harmony", "json"] = Field(
+    tool_parser: Literal["auto", "hermes", "qwen3_coder", "glm", "deepseek", "llama3", "pythonic", "mistral", "harmony", "json"] = Field(
         default="auto", description="How the model writes calls of tools; auto tells it from the chat template."
     )
     reasoning_parser: Literal["auto", "think", "harmony", "none"] = Field(

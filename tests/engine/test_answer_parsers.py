@@ -9,10 +9,13 @@ import pytest
 from modelyard_runtime.models.answer import AnswerParser, Content, OneCall, Part, Reasoning, ToolCallArguments, ToolCallStart
 from modelyard_runtime.models.reasoning import ThinkParser
 from modelyard_runtime.models.tools.bare import LLAMA_MARKER, BareParser
+from modelyard_runtime.models.tools.deepseek import DeepSeekParser
 from modelyard_runtime.models.tools.harmony import HarmonyParser
 from modelyard_runtime.models.tools.hermes import HermesParser
 from modelyard_runtime.models.tools.mistral import MistralParser
 from modelyard_runtime.models.tools.output import Output, call_id, short_call_id
+from modelyard_runtime.models.tools.pythonic import PythonicParser
+from modelyard_runtime.models.tools.tagged import GLM, QWEN, TaggedParser
 
 Make = Callable[[], AnswerParser]
 Answer = tuple[str, str, list[tuple[str, str]]]
@@ -41,6 +44,38 @@ def mistral() -> AnswerParser:
 
 def harmony() -> AnswerParser:
     return HarmonyParser(output())
+
+
+TOOLS = {
+    "f": {
+        "type": "object",
+        "properties": {
+            "s": {"type": "string"},
+            "n": {"type": "integer"},
+            "b": {"type": ["boolean", "null"]},
+            "o": {"$ref": "#/$defs/object"},
+            "u": {"anyOf": [{"type": "number"}, {"type": "string"}]},
+        },
+        "$defs": {"object": {"type": "object"}},
+    },
+    "g": {},
+}
+
+
+def qwen() -> AnswerParser:
+    return TaggedParser(QWEN, TOOLS, output())
+
+
+def glm() -> AnswerParser:
+    return TaggedParser(GLM, TOOLS, output())
+
+
+def pythonic() -> AnswerParser:
+    return PythonicParser(TOOLS, output())
+
+
+def deepseek() -> AnswerParser:
+    return DeepSeekParser(output())
 
 
 def thinking() -> AnswerParser:
@@ -73,6 +108,10 @@ CALL = f'{{"name": "f", "arguments": {ARGUMENTS}}}'
 SHORT = '{"name": "f", "parameters": {"a": 1}}'
 ANALYSIS = "<|channel|>analysis<|message|>Hm.<|end|>"
 F, FA = ("f", ARGUMENTS), ("f", '{"a": 1}')
+
+BLOCK = '<tool_call>\n<function=f>\n<parameter=s>\nParis "é"\n\n</parameter>\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>'
+PAIRS = "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>a\nb </arg_value>\n<arg_key>n</arg_key><arg_value>3</arg_value>\n</tool_call>"
+DEEP = '<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"a": 1}\n```<｜tool▁call▁end｜>'
 
 ROWS: list[tuple[Make, str, Answer]] = [
     (hermes, "", ("", "", [])),
@@ -133,6 +172,51 @@ ROWS: list[tuple[Make, str, Answer]] = [
     (mistral, "[TOOL_CALLS][TOOL_CALLS]f{}", ("[TOOL_CALLS]", "", [("f", "{}")])),
     (mistral, "[TOOL_CALLS][5]", ("[TOOL_CALLS][5]", "", [])),
     (mistral, '[TOOL_CALLS][{"name": "f"', ('[TOOL_CALLS][{"name": "f"', "", [])),
+    (qwen, f"Well.\n\n{BLOCK}", ("Well.", "", [("f", '{"s": "Paris \\"é\\"\\n", "n": 3}')])),
+    (qwen, f"{BLOCK}\n{BLOCK}\nDone", ("Done", "", [("f", '{"s": "Paris \\"é\\"\\n", "n": 3}')] * 2)),
+    (qwen, BLOCK.removeprefix("<tool_call>\n"), ("", "", [("f", '{"s": "Paris \\"é\\"\\n", "n": 3}')])),
+    (qwen, "<tool_call><function=g></function></tool_call>", ("", "", [("g", "{}")])),
+    (qwen, "<tool_call><function=g><parameter=x>[1, 2]</parameter></function>", ("", "", [("g", '{"x": [1, 2]}')])),
+    (qwen, "<tool_call><function=g><parameter=x>two</parameter></function>", ("", "", [("g", '{"x": "two"}')])),
+    (qwen, "<tool_call><function=f><parameter=s>5</parameter></function>", ("", "", [("f", '{"s": "5"}')])),
+    (qwen, "<tool_call><function=f><parameter=s></parameter></function>", ("", "", [("f", '{"s": ""}')])),
+    (qwen, "<tool_call><function=f><parameter=b>\nTrue\n</parameter></function>", ("", "", [("f", '{"b": true}')])),
+    (qwen, "<tool_call><function=f><parameter=b>\nNone\n</parameter></function>", ("", "", [("f", '{"b": null}')])),
+    (qwen, '<tool_call><function=f><parameter=o>{"a": "<b>"}</parameter></function>', ("", "", [("f", '{"o": {"a": "<b>"}}')])),
+    (qwen, "<tool_call><function=f><parameter=u>1.5</parameter></function>", ("", "", [("f", '{"u": 1.5}')])),
+    (qwen, "<tool_call><function=f><parameter=u>NaN</parameter></function>", ("", "", [("f", '{"u": "NaN"}')])),
+    (qwen, "<tool_call><function=f><parameter=n>many</parameter></function>", ("", "", [("f", '{"n": "many"}')])),
+    (qwen, "<tool_call><function=f><parameter=s>Par", ("", "", [("f", '{"s": "Par')])),
+    (qwen, "a <tool_call> b", ("a <tool_call> b", "", [])),
+    (qwen, "a <function= b", ("a <function= b", "", [])),
+    (qwen, "<tool_call><func", ("<tool_call><func", "", [])),
+    (qwen, "<function=" + "n" * 300 + ">", ("<function=" + "n" * 300 + ">", "", [])),
+    (glm, f"Well. {PAIRS}", ("Well.", "", [("f", '{"s": "a\\nb ", "n": 3}')])),
+    (glm, f"{PAIRS}\n{PAIRS}", ("", "", [("f", '{"s": "a\\nb ", "n": 3}')] * 2)),
+    (glm, "<tool_call>g</tool_call>ok", ("ok", "", [("g", "{}")])),
+    (glm, "<tool_call>g h</tool_call>", ("<tool_call>g h</tool_call>", "", [])),
+    (glm, "<tool_call>g", ("<tool_call>g", "", [])),
+    (pythonic, '[f(s="a, (b", n=3), g()]', ("", "", [("f", '{"s": "a, (b", "n": 3}'), ("g", "{}")])),
+    (pythonic, "<|python_start|>[f(b=True)]<|python_end|> Done", ("Done", "", [("f", '{"b": true}')])),
+    (pythonic, "[f(b=null, o={'a': [1, (2,)]})]", ("", "", [("f", '{"b": null, "o": {"a": [1, [2]]}}')])),
+    (pythonic, "[f(s='it\\'s', u=-1.5e3)]", ("", "", [("f", '{"s": "it\'s", "u": -1500.0}')])),
+    (pythonic, "[f('x', 3)]", ("", "", [("f", '{"s": "x", "n": 3}')])),
+    (pythonic, "[f(s=5, n=open('x'))]", ("", "", [("f", '{"s": "5", "n": "open(\'x\')"}')])),
+    (pythonic, "[f(s='\\d\\ud83d', b=1e999)]", ("", "", [("f", '{"s": "\\\\d\ufffd", "b": "1e999"}')])),
+    (pythonic, "[f(s='a', n", ("", "", [("f", '{"s": "a"')])),
+    (pythonic, "[h(x=1)]", ("[h(x=1)]", "", [])),
+    (pythonic, "[1, 2]", ("[1, 2]", "", [])),
+    (pythonic, "Hello [f()]", ("Hello [f()]", "", [])),
+    (pythonic, "[f", ("[f", "", [])),
+    (pythonic, "<|python_start|>x = 1", ("<|python_start|>x = 1", "", [])),
+    (deepseek, f"Sure.<｜tool▁calls▁begin｜>{DEEP}\n{DEEP}<｜tool▁calls▁end｜>", ("Sure.", "", [FA, FA])),
+    (
+        deepseek,
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        ("", "", [FA]),
+    ),
+    (deepseek, DEEP.removesuffix("\n```<｜tool▁call▁end｜>"), ("", "", [FA])),
+    (deepseek, "<｜tool▁call▁begin｜>no", ("<｜tool▁call▁begin｜>no", "", [])),
     (harmony, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi!", ("Hi!", "Hm.", [])),
     (
         harmony,
@@ -173,6 +257,10 @@ def test_an_answer_is_the_same_however_it_is_cut(make: Make, text: str, answer: 
         (llama, SHORT, f"; {SHORT}"),
         (generic, f"```json\n[{SHORT}", f", {SHORT}]```"),
         (mistral, f"[TOOL_CALLS][{CALL}", f", {CALL}]"),
+        (qwen, "<tool_call><function=f><parameter=s>x</parameter></function>", BLOCK),
+        (glm, PAIRS, PAIRS),
+        (pythonic, "[f(s='a')", ", g()]"),
+        (deepseek, DEEP.removesuffix("\n```<｜tool▁call▁end｜>"), f"\n```<｜tool▁call▁end｜>{DEEP}"),
         (mistral, '[TOOL_CALLS]f[ARGS]{"a": 1}', '[TOOL_CALLS]f[ARGS]{"a": 1}'),
         (harmony, '<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>', "<|start|>assistant<|channel|>final<|message|>Hi"),
         (thinking, f"<think><tool_call>{CALL}</tool_call></think><tool_call>{CALL}", f"<tool_call>{CALL}"),
@@ -229,6 +317,16 @@ HOSTILE: list[tuple[Make, str]] = [
     (generic, '{"name": "f", "parameters": {}}'),
     (harmony, "<|channel|>"),
     (harmony, "<|channel|>a<|message|>"),
+    (qwen, "<tool_call>"),
+    (qwen, "<tool_call><function=f><parameter=s>\n"),
+    (qwen, "<function="),
+    (glm, "<tool_call>f"),
+    (glm, "<tool_call>f<arg_key>"),
+    (pythonic, "[f(s="),
+    (pythonic, "<|python_start|>["),
+    (pythonic, "[f(('"),
+    (deepseek, "<｜tool▁call▁begin｜>"),
+    (deepseek, "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"),
     (thinking_already, "</think"),
     (thinking, "<think>"),
 ]

@@ -5,15 +5,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.models.answer import Content, Reasoning, ToolCallArguments, ToolCallStart
 from modelyard_runtime.models.dialect import Dialect, detect, thinks_already, thought_already
 from modelyard_runtime.models.tools.grammars import Wanted, answer_grammar
+from modelyard_runtime.models.tools.listed import NotListed
 from modelyard_runtime.sources.tiny import make_chat
 from modelyard_runtime.structured.compiler import GrammarCompiler
 from modelyard_runtime.structured.grammar import json_rule
+from modelyard_runtime.structured.schema import normalised
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
@@ -24,12 +27,19 @@ TEMPLATES = {
     "mistral": "{{ tools }}[AVAILABLE_TOOLS][TOOL_CALLS]",
     "mistral-named": "{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]",
     "harmony": "{{ tools }}<|channel|>analysis{{ message.thinking }}{{ reasoning_effort }}",
+    "qwen3-coder": "{{ tools }}<tool_call>\n<function={{ name }}>\n<parameter={{ key }}>\n",
+    "glm": "{{ tools }}<tool_call>{{ name }}\n<arg_key>{{ key }}</arg_key>\n<think></think>",
+    "deepseek": "{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>\n```json",
+    "deepseek-3.1": "{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ name }}<｜tool▁sep｜>",
+    "pythonic": "{{ tools }} in the format of [func_name1(params_name1=params_value1), func_name2(params)]",
     "json": "{{ tools }}{{ messages }}",
     "none": "{{ messages }}",
 }
 TOKENS = (
     *("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"),
-    *("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
+    *("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|python_start|>", "<|python_end|>"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    *("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
 )
 
 
@@ -63,6 +73,11 @@ def dialect(name: str, tokenizer: Any) -> Dialect:
         ("llama3", "llama3", "none", True),
         ("mistral", "mistral", "none", True),
         ("harmony", "harmony", "harmony", True),
+        ("qwen3-coder", "qwen3_coder", "none", True),
+        ("glm", "glm", "think", True),
+        ("deepseek", "deepseek", "none", True),
+        ("deepseek-3.1", "deepseek", "none", True),
+        ("pythonic", "pythonic", "none", True),
         ("json", "json", "none", True),
         ("none", "json", "none", False),
     ],
@@ -173,11 +188,50 @@ async def test_forced_calls_are_what_the_dialects_parser_reads(compiler: tuple[A
             {"f": SCHEMA, "g": {"type": "object", "properties": {}, "additionalProperties": False}}, forced=True, parallel=False
         )
         text = await babble(compiler, answer_grammar(found, wanted, thinks=False, thought=True), seed)
-        parser = found.parser(["f", "g"], thinks=False)
+        parser = found.parser({"f": SCHEMA, "g": {}}, thinks=False)
         parts = parser.push(text) + parser.finish()
         assert [part.name for part in parts if isinstance(part, ToolCallStart)] in (["f"], ["g"]), text
         assert json.loads("".join(part.text for part in parts if isinstance(part, ToolCallArguments))) in ({"a": 1}, {"a": 2}, {})
         assert not any(isinstance(part, Content) for part in parts), text
+
+
+MIXED = {
+    "type": "object",
+    "$defs": {"level": {"enum": [1, 2, None]}},
+    "properties": {
+        "city": {"type": "string", "enum": ["Paris", "Rome"]},
+        "note": {"type": "string", "maxLength": 4},
+        "day": {"type": "string", "pattern": "^[a-c]{2}$"},
+        "deep": {"type": "object", "properties": {"x": {"$ref": "#/$defs/level"}}, "required": ["x"], "additionalProperties": False},
+        "on": {"type": "boolean"},
+        "any": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "string", "maxLength": 2}]},
+    },
+    "required": ["note", "deep", "any"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("name", ["qwen3-coder", "glm", "pythonic", "hermes"])
+async def test_arguments_of_all_types_are_read_as_their_schema_says(compiler: tuple[Any, GrammarCompiler], name: str) -> None:
+    found = dialect(name, compiler[0])
+    wanted = Wanted({"f": normalised(MIXED)}, forced=True, parallel=False)
+    seen: set[str] = set()
+    for seed in range(6):
+        text = await babble(compiler, answer_grammar(found, wanted, thinks=False, thought=True), seed)
+        parser = found.parser({"f": MIXED}, thinks=False)
+        parts = [part for sign in text for part in parser.push(sign)] + parser.finish()
+        arguments = json.loads("".join(part.text for part in parts if isinstance(part, ToolCallArguments)))
+        jsonschema.validate(arguments, MIXED)
+        assert not any(isinstance(part, Content) for part in parts), text
+        seen |= arguments.keys()
+    assert seen > {"note", "deep", "any"}
+
+
+@pytest.mark.parametrize("name", ["qwen3-coder", "pythonic"])
+def test_what_arguments_one_by_one_cannot_keep_is_refused(plain: Any, name: str) -> None:
+    schema = normalised({**MIXED, "dependentRequired": {"on": ["day"]}})
+    with pytest.raises(NotListed, match="leave allOf out"):
+        answer_grammar(dialect(name, plain), Wanted({"f": schema}, forced=True), thinks=False, thought=True)
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
@@ -197,7 +251,7 @@ async def test_an_answer_after_reasoning_keeps_to_its_schema(marked: Any) -> Non
     for name, thinks in (("qwen3", True), ("qwen3", False), ("harmony", False)):
         found = dialect(name, marked)
         text = await babble((marked, made), answer_grammar(found, Wanted(answer=json_rule(SCHEMA)), thinks=thinks, thought=False), 1)
-        parser = found.parser([], thinks=thinks)
+        parser = found.parser({}, thinks=thinks)
         parts = parser.push(text) + parser.finish()
         assert json.loads("".join(part.text for part in parts if isinstance(part, Content))) in ({"a": 1}, {"a": 2}), text
         assert all(isinstance(part, Content | Reasoning) for part in parts)

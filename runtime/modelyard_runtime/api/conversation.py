@@ -75,7 +75,7 @@ async def converse(service: GenerationService, request_id: str, body: ChatBody) 
     if bound is not None:
         sampling = replace(sampling, grammar=await service.speech.grammar(prompt, bound, param_of(body)))
     requests = service.choices(request_id, prompt, sampling, count=body.n or 1, media=media)
-    tools = [tool.function.name for tool in body.callable_tools]
+    tools = {tool.function.name: tool.schema_of_arguments for tool in body.callable_tools}
     single = body.parallel_tool_calls is False
     parsers = [service.speech.parser(prompt, tools, parallel=not single) for _ in requests]
     enough = [service.speech.first_call(prompt, tools) for _ in requests] if single and tools else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -15,19 +16,27 @@ from modelyard_runtime import strict_json
 from modelyard_runtime.models import reasoning
 from modelyard_runtime.models.answer import AnswerParser, OneCall, PlainParser
 from modelyard_runtime.models.reasoning import ThinkParser
-from modelyard_runtime.models.tools import harmony, hermes, mistral
+from modelyard_runtime.models.tools import deepseek, harmony, hermes, mistral, pythonic
 from modelyard_runtime.models.tools.bare import LLAMA_MARKER, BareParser
+from modelyard_runtime.models.tools.deepseek import DeepSeekParser
 from modelyard_runtime.models.tools.harmony import HarmonyParser
 from modelyard_runtime.models.tools.hermes import HermesParser
 from modelyard_runtime.models.tools.mistral import MistralParser
 from modelyard_runtime.models.tools.plain import plain_messages
+from modelyard_runtime.models.tools.pythonic import PythonicParser
+from modelyard_runtime.models.tools.tagged import GLM, QWEN, TaggedParser
+from modelyard_runtime.models.tools.values import Schemas
 
-ToolStyle = Literal["hermes", "llama3", "mistral", "harmony", "json"]
+ToolStyle = Literal["hermes", "qwen3_coder", "glm", "deepseek", "llama3", "pythonic", "mistral", "harmony", "json"]
 ReasoningStyle = Literal["think", "harmony", "none"]
 
 _MARKERS: dict[str, tuple[str, ...]] = {
     "hermes": (hermes.OPEN, hermes.CLOSE),
+    "qwen3_coder": (*QWEN.starts, *QWEN.key, *QWEN.value, *QWEN.ends),
+    "glm": (*GLM.starts, *GLM.key, *GLM.value, *GLM.ends),
+    "deepseek": deepseek.MARKERS,
     "llama3": (LLAMA_MARKER,),
+    "pythonic": (pythonic.START, pythonic.END),
     "mistral": (mistral.OPEN, "[ARGS]", "[CALL_ID]"),
     "harmony": harmony.MARKERS,
     "think": (reasoning.OPEN, reasoning.CLOSE),
@@ -61,12 +70,13 @@ class Dialect:
         styles = (self.tools, self.reasoning) if tools else (self.reasoning,)
         return self.special & {self.markers[name] for style in styles for name in _MARKERS.get(style, ()) if name in self.markers}
 
-    def parser(self, tools: Collection[str], *, thinks: bool, parallel: bool = True) -> AnswerParser:
-        """Returns a fresh parser for an answer to a request that has these tools.
+    def parser(self, tools: Schemas, *, thinks: bool, parallel: bool = True) -> AnswerParser:
+        """Returns a fresh parser for an answer to a request that has these tools: the schemas of their arguments, by name.
 
         ``thinks`` says that the prompt opened the reasoning; calls after the first are left out when they may not be ``parallel``.
         """
-        answer = _tool_parser("harmony" if self.reasoning == "harmony" else self.tools if tools else None, tools)
+        style: ToolStyle = "harmony" if self.reasoning == "harmony" else self.tools
+        answer = _PARSERS[style](tools) if tools or style == "harmony" else PlainParser()
         if self.reasoning == "think":
             answer = ThinkParser(answer, opened=thinks)
         return answer if parallel else OneCall(answer)
@@ -108,7 +118,7 @@ def detect(template: str, tokenizer: Any, *, tools: ToolStyle | Literal["auto"],
         reasoning=reasoning_style,
         takes_tools=re.search(r"\btools\b", template) is not None,
         text_arguments=_TEXT_ARGUMENTS.search(template) is not None,
-        named_calls=tool_style == "mistral" and "[ARGS]" in template,
+        named_calls=(tool_style == "mistral" and "[ARGS]" in template) or (tool_style == "deepseek" and "```json" not in template),
         thought_key="thinking" if "message.thinking" in template else "reasoning_content",
         markers={name: added[name][0] for name in names},
         special=frozenset(added[name][0] for name in names if added[name][1]),
@@ -130,7 +140,11 @@ def _tool_style(template: str) -> ToolStyle:
     signs: tuple[tuple[str, ToolStyle], ...] = (
         (mistral.OPEN, "mistral"),
         ("<|channel|>", "harmony"),
+        (deepseek.BEGIN, "deepseek"),
+        (QWEN.key[0], "qwen3_coder"),
+        (GLM.key[0], "glm"),
         (hermes.OPEN, "hermes"),
+        ("func_name1(", "pythonic"),
         (LLAMA_MARKER, "llama3"),
     )
     return next((style for sign, style in signs if sign in template), "json")
@@ -142,20 +156,17 @@ def _reasoning_style(template: str) -> ReasoningStyle:
     return "think" if reasoning.CLOSE in template else "none"
 
 
-def _tool_parser(style: ToolStyle | None, tools: Collection[str]) -> AnswerParser:
-    match style:
-        case None:
-            return PlainParser()
-        case "harmony":
-            return HarmonyParser()
-        case "hermes":
-            return HermesParser()
-        case "mistral":
-            return MistralParser()
-        case "llama3":
-            return BareParser(tools, LLAMA_MARKER)
-        case _:
-            return BareParser(tools)
+_PARSERS: dict[ToolStyle, Callable[[Schemas], AnswerParser]] = {
+    "harmony": lambda tools: HarmonyParser(),
+    "hermes": lambda tools: HermesParser(),
+    "qwen3_coder": partial(TaggedParser, QWEN),
+    "glm": partial(TaggedParser, GLM),
+    "deepseek": lambda tools: DeepSeekParser(),
+    "mistral": lambda tools: MistralParser(),
+    "llama3": lambda tools: BareParser(tools, LLAMA_MARKER),
+    "pythonic": PythonicParser,
+    "json": BareParser,
+}
 
 
 def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from modelyard.api.errors import InvalidRequest
 
@@ -11,6 +11,8 @@ from modelyard_runtime.models.chat import Enough
 from modelyard_runtime.models.dialect import Dialect, detect, thinks_already, thought_already
 from modelyard_runtime.models.loading import LoadedModel
 from modelyard_runtime.models.tools.grammars import Wanted, answer_grammar
+from modelyard_runtime.models.tools.listed import NotListed
+from modelyard_runtime.models.tools.values import Schemas
 from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.structured.compiler import GrammarCompiler, GrammarRefused
 from modelyard_runtime.structured.matcher import CompiledGrammar
@@ -29,11 +31,11 @@ class Speech:
             loaded.tokenizer, loaded.vocabulary_size, loaded.eos_token_ids, settings.grammar_timeout.total_seconds()
         )
 
-    def parser(self, prompt: Sequence[int], tools: Collection[str], *, parallel: bool) -> AnswerParser:
+    def parser(self, prompt: Sequence[int], tools: Schemas, *, parallel: bool) -> AnswerParser:
         """Returns a fresh parser for an answer to a prompt; see `Dialect.parser`."""
         return self.dialect.parser(tools, thinks=thinks_already(self._end(prompt)), parallel=parallel)
 
-    def first_call(self, prompt: Sequence[int], tools: Collection[str]) -> Enough:
+    def first_call(self, prompt: Sequence[int], tools: Schemas) -> Enough:
         """Returns what says of an answer's text, as it comes, whether its first call is complete."""
         parser = self.parser(prompt, tools, parallel=True)
 
@@ -46,10 +48,10 @@ class Speech:
     async def grammar(self, prompt: Sequence[int], wanted: Wanted, param: str) -> CompiledGrammar:
         """Returns the grammar of an answer to a prompt. Raises InvalidRequest, which names ``param``."""
         end = self._end(prompt)
-        text = answer_grammar(self.dialect, wanted, thinks=thinks_already(end), thought=thought_already(end))
         try:
+            text = answer_grammar(self.dialect, wanted, thinks=thinks_already(end), thought=thought_already(end))
             return await self._compiler.compile(text)
-        except GrammarRefused as refused:
+        except (GrammarRefused, NotListed) as refused:
             raise InvalidRequest(f"Invalid '{param}': {refused}.", param=param, code="invalid_value") from refused
 
     def close(self) -> None:
