@@ -196,6 +196,20 @@ def test_what_is_no_number_is_stored_as_0_and_taken_down() -> None:
     assert cache.bytes_per_token == 2 * 2 * 16 * 4
 
 
+def test_a_step_is_worked_out_once_and_moved_to_each_device() -> None:
+    cache = PagedCache(2, 4, 32)
+    for slot in range(2):
+        cache.assign(slot, [slot])
+    layout = StepLayout.of([Span(0, 0, 1), Span(1, 0, 3)], CPU)
+    plan, meta = cache._plan(layout, CPU), torch.device("meta")
+    assert cache._plan(layout, CPU) is plan
+    moved = cache._plan(layout, meta)
+    assert cache._plan(layout, meta) is moved
+    for part, other in zip(plan.parts, moved.parts, strict=True):
+        assert (other.rows, other.lengths, other.reach) == (part.rows, part.lengths, part.reach)
+        assert all(tensor.is_meta for tensor in (moved.index, other.used, other.tables, other.starts, other.reaches))
+
+
 @pytest.mark.parametrize(
     ("asked", "device", "page"),
     [("auto", "cpu", None), ("auto", "cuda", 256), ("slots", "cuda", None), ("paged", "cpu", 16), ("auto", "mps", None)],
