@@ -26,16 +26,30 @@ _LONGEST_EJECTION = 10.0
 
 
 class Target:
-    """A replica: its requests in flight, its connections, and how it behaved lately."""
+    """A replica: its requests in flight, its connections, and how it behaved lately.
 
-    __slots__ = ("ejected", "endpoint", "failures", "in_flight", "pool")
+    As a context, which any number of requests may be in, it counts a request on the replica and always counts it off again.
+    """
 
-    def __init__(self, endpoint: Endpoint, pool: Pool):
+    __slots__ = ("_group", "ejected", "endpoint", "failures", "in_flight", "pool")
+
+    def __init__(self, group: Group, endpoint: Endpoint, pool: Pool):
+        self._group = group
         self.endpoint = endpoint
         self.pool = pool
         self.in_flight = 0
         self.failures = 0
         self.ejected = False
+
+    def __enter__(self) -> None:
+        self.in_flight += 1
+        self._group.in_flight += 1
+        self._group.changes.touch()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.in_flight -= 1
+        self._group.in_flight -= 1
+        self._group.changes.touch()
 
 
 class Group:
@@ -43,17 +57,17 @@ class Group:
 
     def __init__(self, key: str, model: bytes, room: WaitingRoom, changes: Changes, connect_timeout: float):
         self.key = key
-        self.model = model
+        self._model = model
         self.room = room
         self.stats = ModelStats()
         self.in_flight = 0
         self.targets: list[Target] = []
-        self._changes = changes
+        self.changes = changes
         self._connect_timeout = connect_timeout
 
-    def acquire(self, exchange: Exchange) -> Lease:
-        """Returns a context that waits for a replica, counts the request on it, and always counts it off again."""
-        return Lease(self, exchange)
+    async def wait(self, exchange: Exchange) -> Target:
+        """Waits until there is a replica for a request, and returns it. Raises Unavailable or ModelNotFound."""
+        return await self.room.hold(exchange, self.pick, lambda: bool(self.targets))
 
     def pick(self) -> Target | None:
         """Returns the replica for the next request, or None when there is none to take."""
@@ -92,37 +106,7 @@ class Group:
         self.room.wake()
 
     def _target(self, endpoint: Endpoint) -> Target:
-        return Target(endpoint, Pool(endpoint, self._connect_timeout))
-
-    def count(self, target: Target, by: int) -> None:
-        """Counts a request on a replica (1) or off it (-1)."""
-        target.in_flight += by
-        self.in_flight += by
-        self._changes.touch()
-
-
-class Lease:
-    """A request's hold on a replica, from `Group.acquire`."""
-
-    __slots__ = ("_exchange", "_group", "_target")
-
-    def __init__(self, group: Group, exchange: Exchange):
-        self._group = group
-        self._exchange = exchange
-        self._target: Target | None = None
-
-    async def __aenter__(self) -> Target:
-        group = self._group
-        target = group.pick()
-        if target is None:
-            target = await group.room.hold(self._exchange, group.pick, lambda: bool(group.targets))
-        self._target = target
-        group.count(target, 1)
-        return target
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._target is not None:
-            self._group.count(self._target, -1)
+        return Target(self, endpoint, Pool(endpoint, self._model, self._connect_timeout))
 
 
 class Balancer:
@@ -137,10 +121,6 @@ class Balancer:
         for record in directory.models():
             self._follow(record.key)
         directory.subscribe(self._follow)
-
-    def group(self, record: ModelRecord) -> Group:
-        """Returns the model's group."""
-        return self.groups[record.key]
 
     def drop_idle(self, before: float) -> None:
         """Closes upstream connections that have been idle since before a time on the monotonic clock."""

@@ -1,7 +1,8 @@
 """The leg to the clients: one connection, its requests one after the other, and the clocks that bound a slow client.
 
-A task per connection serves its requests in order. When the client leaves, or a time runs out, the task is cancelled, and everything that
-the request held (replica, upstream connection, place in a queue) is let go on the way out.
+Its requests are served in order. Each is begun where its last byte is read, and a task goes on with what has to wait. When the client
+leaves, or a time runs out, the task is cancelled, and everything that the request held (replica, upstream connection, place in a queue)
+is let go on the way out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from modelyard.api.errors import ApiError, Timeout
-from modelyard.gateway import wire
+from modelyard.gateway import eager, wire
 from modelyard.gateway.exchange import Exchange, Request
 from modelyard.gateway.reader import RequestReader
 
@@ -26,35 +27,24 @@ class Downstream(asyncio.Protocol):
     """A client's connection."""
 
     __slots__ = (
-        "_arrived", "_exchange", "_idle_since", "_linger_until", "_paused_reading", "_reader", "_requests", "_service", "_source",
-        "_stalled_since", "_task", "_transport", "_writable", "now",
+        "_exchange", "_idle_since", "_linger_until", "_paused_reading", "_reader", "_requests", "_source",
+        "_stalled_since", "_task", "_transport", "_writable", "now", "service",
     )  # fmt: skip
 
     def __init__(self, service: Service):
-        self._service = service
+        self.service = service
         self.now = service.now
         self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._requests: deque[Request] = deque()
-        self._arrived: asyncio.Future[None] | None = None
         self._exchange: Exchange | None = None
         self._source: UpstreamConnection | None = None
-        self._reader = RequestReader(service.limits, service.stats, self._deliver, self._send_continue)
+        self._reader = RequestReader(service.limits, service.stats, self._requests.append, self._send_continue)
         self._idle_since = 0.0
         self._linger_until: float | None = None
         self._stalled_since: float | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused_reading = False
-
-    @property
-    def draining(self) -> bool:
-        """Whether the gateway is stopping, so that this connection should not be used again."""
-        return self._service.draining
-
-    @property
-    def debug_headers(self) -> bool:
-        """Whether answers name the replica."""
-        return self._service.settings.debug_headers
 
     @property
     def busy(self) -> bool:
@@ -90,7 +80,7 @@ class Downstream(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Acts on the clocks that ran out; called a few times a second."""
-        if self._stalled_since is not None and now - self._stalled_since > self._service.stall_seconds:
+        if self._stalled_since is not None and now - self._stalled_since > self.service.stall_seconds:
             self._transport.abort()
         elif self._linger_until is not None:
             if now >= self._linger_until:
@@ -100,34 +90,33 @@ class Downstream(asyncio.Protocol):
                 self.interrupt(Timeout("The model did not finish its answer in time (limits.requestTimeout)."))
         elif now >= self._reader.deadline:
             self._reader.expire()
+            self._go_on()
         elif not self.busy:
-            self._close_idle(too_long=now - self._idle_since > self._service.idle_seconds)
+            self._close_idle(too_long=now - self._idle_since > self.service.idle_seconds)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Starts the connection's task."""
+        """Takes the connection in, or refuses it."""
         self._transport = transport
         self._idle_since = self.now()
-        self._task = asyncio.get_running_loop().create_task(self._serve())
-        refusal = self._service.enter(self)
+        refusal = self.service.enter(self)
         if refusal is not None:
             self._reader.refuse(refusal)
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        """Parses; a client that sends requests ahead is not read until they are answered."""
+        """Parses and serves; a client that sends requests ahead is not read until they are answered."""
         self._reader.feed(data, self.now())
-        if self._requests and self._exchange is not None and not self._paused_reading:
+        self._go_on()
+        if self._requests and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets everything go."""
-        self._service.leave(self)
-        self._reader.discard()
-        for request in self._requests:
-            self._service.stats.buffered_bytes -= len(request.body)
-        self._requests.clear()
+        self.service.leave(self)
+        self._forget()
         if self._task is not None:
             self._task.cancel()
 
@@ -150,25 +139,24 @@ class Downstream(asyncio.Protocol):
         if self._transport.is_closing():
             if too_long:
                 self._transport.abort()
-        elif too_long or self._service.closing:
+        elif too_long or self.service.closing:
             self._transport.close()
-
-    def _deliver(self, request: Request) -> None:
-        self._requests.append(request)
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
 
     def _send_continue(self) -> None:
         if self._exchange is None and not self._requests:
             self._transport.write(wire.CONTINUE)
 
+    def _go_on(self) -> None:
+        """Serves the requests that have arrived, unless that is being done or the client has left."""
+        if self._requests and self._task is None and not self._transport.is_closing():
+            self._task = eager.start(self._serve())
+
     async def _serve(self) -> None:
         try:
-            while True:
-                exchange = Exchange(await self._next(), self)
-                self._exchange = exchange
+            while self._requests:
+                exchange = self._exchange = Exchange(self._requests.popleft(), self)
                 try:
-                    await self._service.handle(exchange)
+                    await self.service.handle(exchange)
                 finally:
                     self._exchange = None
                 if exchange.close:
@@ -176,18 +164,17 @@ class Downstream(asyncio.Protocol):
                     return
                 await self._until_writable()
                 self._idle_since = self.now()
+            self._read_on()
         except asyncio.CancelledError:
             # The client has left: what is cancelled ends here.
             self._transport.abort()
+        finally:
+            self._task = None
 
-    async def _next(self) -> Request:
-        while not self._requests:
-            if self._paused_reading:
-                self._paused_reading = False
-                self._transport.resume_reading()
-            self._arrived = asyncio.get_running_loop().create_future()
-            await self._arrived
-        return self._requests.popleft()
+    def _read_on(self) -> None:
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
 
     async def _until_writable(self) -> None:
         if self._stalled_since is not None:
@@ -197,8 +184,16 @@ class Downstream(asyncio.Protocol):
     def _end(self, exchange: Exchange) -> None:
         """Closes; after a refused request not before the client had a chance to read why, as it may still be sending."""
         self._idle_since = self.now()
+        self._forget()
         if exchange.request.error is None or not self._transport.can_write_eof():
             self._transport.close()
             return
         self._transport.write_eof()
         self._linger_until = self.now() + _LINGER
+
+    def _forget(self) -> None:
+        """Drops the requests that are not served any more."""
+        self._reader.discard()
+        for request in self._requests:
+            self.service.stats.buffered_bytes -= len(request.body)
+        self._requests.clear()

@@ -38,12 +38,13 @@ class Request:
 class Exchange:
     """A request and the state of its answer. Times are in seconds, on the monotonic clock.
 
-    ``streaming`` is what the body says of streams, or None when it says nothing.
+    ``streaming`` is what the body says of streams, or None when it says nothing; ``pieces`` of the answer's body leave at the next `flush`.
     """
 
     __slots__ = (
-        "_chunked", "_downstream", "_early", "_head", "_pieces", "_stream", "_tail", "bytes_sent", "close", "deadline", "endpoint", "error",
-        "first_byte_at", "held_seconds", "interruption", "record", "relayed", "request", "started", "stats", "status", "streaming",
+        "_chunked", "_downstream", "_early", "_head", "_stream", "_tail", "bytes_sent", "close", "deadline", "endpoint", "error",
+        "first_byte_at", "held_seconds", "interruption", "pieces", "record", "relayed", "request", "started", "stats", "status",
+        "streaming",
     )  # fmt: skip
 
     def __init__(self, request: Request, downstream: Downstream):
@@ -64,7 +65,7 @@ class Exchange:
         self.endpoint: Endpoint | None = None
         self._downstream = downstream
         self._head = b""
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []
         self._tail = b""
         self._chunked = False
         self._stream: Stream | None = None
@@ -77,27 +78,25 @@ class Exchange:
 
     # Written by the upstream's leg.
 
-    def passes(self, status: int, stream: Stream | None) -> bool:
-        """Says whether an upstream's answer goes to the client as it comes; others are kept whole, to be judged first."""
-        return status != 503 and (not self._early or (status == 200 and stream is self._stream))
+    def relay(self, status: int, lines: list[bytes], length: int | None, stream: Stream | None) -> bool:
+        """Begins to pass an upstream's answer on, after which no other replica can be tried. ``lines`` are its header's, or pieces of them.
 
-    def relay(self, status: int, lines: list[bytes], length: int | None, stream: Stream | None) -> None:
-        """Begins to pass an upstream's answer on: from here no other replica can be tried."""
+        Returns False for an answer that has to be kept whole, to be judged first.
+        """
+        if status == 503 or (self._early and (status != 200 or stream is not self._stream)):
+            return False
         self.relayed = True
         if not self._early:
             self._open(status, lines, length, stream)
-
-    def body(self, data: bytes) -> None:
-        """Adds a piece of the body."""
-        self._pieces.append(data)
+        return True
 
     def flush(self, ended: bool = False) -> None:
         """Sends what was gathered; with ``ended`` the answer is complete."""
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
         if data:
             self.bytes_sent += len(data)
             self._tail = data
-            self._pieces = []
+            self.pieces = []
             if self._chunked:
                 data = wire.chunk(data)
         if ended and self._chunked:
@@ -120,17 +119,17 @@ class Exchange:
         if not self._early:
             self._open(200, [stream.lines], None, stream)
             self._early = True
-        self.body(stream.keepalive)
+        self.pieces.append(stream.keepalive)
         self.flush()
 
     def replay(self, answer: wire.Answer) -> None:
         """Sends a whole answer; a client that was kept alive gets it as an event."""
         if self._early and self._stream is not None:
-            self.body(self._stream.event(answer.body))
+            self.pieces.append(self._stream.event(answer.body))
         else:
             head_only = self.request.method == b"HEAD"
             self._open(answer.status, [answer.lines], len(answer.body), None)
-            self.body(b"" if head_only else answer.body)
+            self.pieces.append(b"" if head_only else answer.body)
         self.flush(ended=True)
 
     def fail(self, error: ApiError) -> None:
@@ -141,7 +140,7 @@ class Exchange:
             return
         self.close = True
         if self._stream is not None and self._chunked:
-            self.body(self._stream.event(streams.error_body(error, self.request.target), self._tail))
+            self.pieces.append(self._stream.event(streams.error_body(error, self.request.target), self._tail))
             self.flush()
 
     def _open(self, status: int, lines: list[bytes], length: int | None, stream: Stream | None) -> None:
@@ -156,16 +155,13 @@ class Exchange:
             framing, self.close = b"", True
         else:
             framing, self._chunked = wire.CHUNKED, True
-        self._head = b"%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
-            wire.status_line(status), b"".join(lines), framing, self.request.id, self._debug_line(), self._closing_line(),
-        )  # fmt: skip
-
-    def _debug_line(self) -> bytes:
-        if self.endpoint is None or not self._downstream.debug_headers:
-            return b""
-        return f"x-modelyard-endpoint: {self.endpoint.host}:{self.endpoint.port}\r\n".encode()
-
-    def _closing_line(self) -> bytes:
-        if self._downstream.draining:
+        head = [wire.status_line(status), *lines, framing, b"x-request-id: ", self.request.id, b"\r\n"]
+        service = self._downstream.service
+        if service.draining:
             self.close = True
-        return wire.CLOSE if self.close else b""
+        if self.close:
+            head.append(wire.CLOSE)
+        if self.endpoint is not None and service.settings.debug_headers:
+            head.append(f"x-modelyard-endpoint: {self.endpoint.host}:{self.endpoint.port}\r\n".encode())
+        head.append(b"\r\n")
+        self._head = b"".join(head)

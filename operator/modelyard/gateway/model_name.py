@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -27,23 +27,28 @@ _KEYS = {b'"model"': "model", b'"stream"': "stream"}
 _CONTENT_TYPE = re.compile(rb"^content-type:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 
 
-class Wanted(NamedTuple):
+@dataclass(slots=True)
+class Wanted:
     """What routing needs of a body; ``stream`` is None where it says nothing of streams, or something else."""
 
     model: str
     stream: bool | None
 
 
+def wanted_at_once(body: bytes) -> Wanted | None:
+    """Returns what a small JSON body asks for, or None for other bodies, which `read_wanted` reads. Raises InvalidRequest."""
+    # Every form begins with dashes, and no JSON does.
+    return None if len(body) > PARSED_BYTES or body.startswith(b"--") else _wanted(_parse(body))
+
+
 async def read_wanted(body: bytes, lines: bytes = b"") -> Wanted:
-    """Returns what a body asks for; ``lines`` are its request's header lines.
+    """Returns what any body asks for; ``lines`` are its request's header lines.
 
     Raises InvalidRequest when it is neither a JSON object with a string `model` nor a form with a field `model`.
     """
-    if body.startswith(b"--"):  # as every form begins, and no JSON
+    if body.startswith(b"--"):
         return await _read_form(body, lines)
-    if len(body) <= PARSED_BYTES:
-        return _wanted(_parse(body))
-    return _wanted(await _walk(body))
+    return wanted_at_once(body) or _wanted(await _walk(body))
 
 
 def _wanted(document: Any) -> Wanted:

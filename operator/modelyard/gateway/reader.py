@@ -116,19 +116,21 @@ class RequestReader:
         if not self._in_head:
             return  # A trailer must not pass for a header.
         lowered = name.lower()
-        if lowered in wire.REQUEST_ENDS_HERE:
-            if lowered in _SINGLE and lowered in self._ends_here:
-                self._double = lowered
-            self._ends_here[lowered] = value
-        else:
-            self._lines.append(name + b": " + value + b"\r\n")
+        if lowered not in wire.REQUEST_ENDS_HERE:
+            self._lines += name, b": ", value, b"\r\n"
+            return
+        if lowered in _SINGLE and lowered in self._ends_here:
+            self._double = lowered
+        self._ends_here[lowered] = value
 
     def on_headers_complete(self) -> None:
         """Checks the head; a body that will be too large is refused before it comes."""
         if self.stopped:
             return
         self._in_head = False
-        self._http10 = self._parser.get_http_version() == "1.0"
+        # Only in HTTP/1.0 a connection ends without being told to.
+        told = b"connection" in self._ends_here or b"upgrade" in self._ends_here
+        self._http10 = (told or not self._parser.should_keep_alive()) and self._parser.get_http_version() == "1.0"
         error = self._check_head()
         if error is not None:
             self.refuse(error)
@@ -175,13 +177,13 @@ class RequestReader:
         self.feed(again, self._now)
 
     def _hand_over(self, body: bytes, close: bool, error: ApiError | None) -> None:
-        lines, ends_here = self._lines, self._ends_here
+        lines, ends_here = b"".join(self._lines), self._ends_here
         connection = ends_here.get(b"connection")
         if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
             lines = wire.without_nominated(lines, connection)
         method = b"" if error is not None and self._in_head else self._parser.get_method()
         request = Request(
-            method, self._target, b"".join(lines), body, request_id(ends_here.get(b"x-request-id")), self._now, self._http10, close, error
+            method, self._target, lines, body, request_id(ends_here.get(b"x-request-id")), self._now, self._http10, close, error
         )
         self._clear()
         self._deliver(request)
@@ -200,18 +202,17 @@ class RequestReader:
 
     def _check_head(self) -> ApiError | None:
         fields = self._ends_here
-        coding = fields.get(b"transfer-encoding", b"chunked").lower()
         if self._fed > self._limits.head and self._head_size() > self._limits.head:
             return self._head_too_large()
         if int(fields.get(b"content-length", 0)) > self._limits.body:
             return self._body_too_large()
         if self._double:
             return InvalidRequest(f"The header {self._double.decode()} is given twice.")
-        if not self._http10 and b"host" not in fields:
+        if b"host" not in fields and not self._http10:
             return InvalidRequest("The header Host is missing.")
-        if coding != b"chunked" or (self._http10 and b"transfer-encoding" in fields):
+        if b"transfer-encoding" in fields and (self._http10 or fields[b"transfer-encoding"].lower() != b"chunked"):
             return InvalidRequest("The only supported Transfer-Encoding is chunked, in HTTP/1.1.")
-        wrong = fields.get(b"expect", b"100-continue").lower() != b"100-continue"
+        wrong = b"expect" in fields and fields[b"expect"].lower() != b"100-continue"
         return InvalidRequest("The only supported Expect is 100-continue.") if wrong else None
 
     def _head_size(self) -> int:

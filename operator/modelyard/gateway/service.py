@@ -16,7 +16,7 @@ from modelyard.gateway.downstream import Downstream
 from modelyard.gateway.errors import ClientClosed, Draining, UpstreamFailed
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.metrics import GatewayStats
-from modelyard.gateway.model_name import read_wanted
+from modelyard.gateway.model_name import read_wanted, wanted_at_once
 from modelyard.gateway.reader import Limits
 from modelyard.gateway.settings import GatewaySettings
 
@@ -73,7 +73,14 @@ class Service:
     async def handle(self, exchange: Exchange) -> None:
         """Answers a request, whatever happens; raises CancelledError when the client has left."""
         try:
-            await self._route(exchange)
+            request = exchange.request
+            if request.error is not None:
+                raise request.error
+            path = request.target.partition(b"?")[0]
+            if request.method == b"POST" and routes.passes(path):
+                await self.forward(exchange)
+            else:
+                exchange.replay(routes.answer(self._directory, request.method, path))
         except ApiError as error:
             exchange.fail(error)
         except asyncio.CancelledError:
@@ -89,33 +96,25 @@ class Service:
         finally:
             self._finish(exchange)
 
-    async def _route(self, exchange: Exchange) -> None:
-        request = exchange.request
-        if request.error is not None:
-            raise request.error
-        path = request.target.partition(b"?")[0]
-        if request.method == b"POST" and routes.passes(path):
-            await self.forward(exchange)
-        else:
-            exchange.replay(routes.answer(self._directory, request.method, path))
-
     async def forward(self, exchange: Exchange) -> None:
         """Passes a request to a replica of its model and the answer back, as both come.
 
         A replica that fails before the first byte of an answer is left out for a while, and the request tried once more: generation has no
         side effects.
         """
-        wanted = await read_wanted(exchange.request.body, exchange.request.lines)
-        record = self._directory.names().get(wanted.model) or routes.resolve(self._directory, exchange.request.target, wanted.model)
-        group = self.balancer.group(record)
+        request = exchange.request
+        wanted = wanted_at_once(request.body) or await read_wanted(request.body, request.lines)
+        record = self._directory.names().get(wanted.model) or routes.resolve(self._directory, request.target, wanted.model)
+        group = self.balancer.groups[record.key]
         exchange.record, exchange.stats, exchange.streaming = record, group.stats, wanted.stream
         retried = False
         while True:
-            async with group.acquire(exchange) as target:
+            target = group.pick() or await group.wait(exchange)
+            with target:
                 exchange.endpoint = target.endpoint
                 exchange.deadline = self.now() + record.request_timeout
                 try:
-                    await target.pool.send(exchange, group.model)
+                    await target.pool.send(exchange)
                     target.failures = 0
                     return
                 except UpstreamFailed as failure:

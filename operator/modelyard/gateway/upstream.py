@@ -31,21 +31,22 @@ class UpstreamConnection(asyncio.Protocol):
     """A connection to a replica. Between requests it has no exchange, and anything that arrives then ends it."""
 
     __slots__ = (
-        "_chunked", "_done", "_exchange", "_kept", "_length", "_lines", "_parser", "_read", "_status", "_stream", "_transport",
+        "_chunked", "_done", "_exchange", "_kept", "_length", "_lines", "_loop", "_parser", "_read", "_status", "_stream", "_transport",
         "closed", "idle_since", "reusable",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: Any = None
-        self._exchange: Exchange | None = None
-        self._done: asyncio.Future[wire.Answer | None] | None = None
         self.closed = False
-        self.reusable = False
         self.idle_since = 0.0
         self._reset()
 
     def _reset(self) -> None:
+        self.reusable = False
+        self._exchange: Exchange | None = None
+        self._done: asyncio.Future[wire.Answer | None] | None = None
         self._lines: list[bytes] = []
         self._length: int | None = None
         self._chunked = False
@@ -54,24 +55,28 @@ class UpstreamConnection(asyncio.Protocol):
         self._read = 0
         self._kept: bytearray | None = None
 
-    async def send(self, head: bytes, body: bytes, exchange: Exchange) -> wire.Answer | None:
-        """Sends a request and passes the answer on; returns it instead when it has to be judged first. Raises UpstreamFailed."""
-        self._reset()
+    def send(self, head: bytes, body: bytes, exchange: Exchange) -> asyncio.Future[wire.Answer | None]:
+        """Sends a request, and passes the answer on or returns it, when it has to be judged first. The future may raise UpstreamFailed.
+
+        `end` comes next in any case.
+        """
         self.reusable = False
         self._exchange = exchange
-        self._done = asyncio.get_running_loop().create_future()
+        self._done = done = self._loop.create_future()
         if len(body) <= _JOINED:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
         exchange.reads_from(self)
-        try:
-            return await self._done
-        finally:
-            exchange.reads_from(None)
-            self._exchange = self._done = None
-            if not self.reusable:
-                self.abort()
+        return done
+
+    def end(self, exchange: Exchange) -> None:
+        """Ends a request, which leaves the connection ready for the next one or closed."""
+        exchange.reads_from(None)
+        if self.reusable:
+            self._reset()
+        else:
+            self.abort()
 
     @property
     def answered(self) -> bool:
@@ -142,7 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
             elif lowered == b"transfer-encoding":
                 self._chunked = True
             return
-        self._lines.append(name + b": " + value + b"\r\n")
+        self._lines += name, b": ", value, b"\r\n"
 
     def on_headers_complete(self) -> None:
         """Opens the client's answer, or begins to keep this one."""
@@ -153,17 +158,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._status = status
         exchange = self._exchange
         assert exchange is not None
-        if exchange.passes(status, self._stream):
-            length = 0 if status in (204, 304) else None if self._chunked else self._length
-            exchange.relay(status, self._lines, length, self._stream)
-        else:
+        length = 0 if status in (204, 304) else None if self._chunked else self._length
+        if not exchange.relay(status, self._lines, length, self._stream):
             self._kept = bytearray()
 
     def on_body(self, data: bytes) -> None:
         """Passes a piece of the body on, or keeps it."""
         if self._kept is None:
             assert self._exchange is not None
-            self._exchange.body(data)
+            self._exchange.pieces.append(data)
         else:
             self._kept += data
             if len(self._kept) > _MAX_KEPT:
@@ -174,14 +177,15 @@ class UpstreamConnection(asyncio.Protocol):
         done = self._done
         if not self._status or done is None or done.done():
             return
-        self.reusable = not self.closed and self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
+        answer = None
         if self._kept is None:
             assert self._exchange is not None
             self._exchange.flush(ended=True)
             self._exchange = None
-            done.set_result(None)
         else:
-            done.set_result(wire.Answer(self._status, b"".join(self._lines), bytes(self._kept)))
+            answer = wire.Answer(self._status, b"".join(self._lines), bytes(self._kept))
+        self.reusable = not self.closed and self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
+        done.set_result(answer)
 
     def _fail(self, failure: UpstreamFailed) -> None:
         if self._done is not None and not self._done.done():
@@ -192,13 +196,13 @@ class UpstreamConnection(asyncio.Protocol):
 class Pool:
     """Connections to one replica. The one used last is taken first, so that the others grow old and are dropped."""
 
-    __slots__ = ("_connect_timeout", "_host", "_idle", "endpoint", "open")
+    __slots__ = ("_connect_timeout", "_idle", "_lines", "endpoint", "open")
 
-    def __init__(self, endpoint: Endpoint, connect_timeout: float):
+    def __init__(self, endpoint: Endpoint, model: bytes, connect_timeout: float):
         self.endpoint = endpoint
         self.open = True
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        self._host = f"{host}:{endpoint.port}".encode()
+        self._lines = b" HTTP/1.1\r\nhost: %b:%d\r\nx-modelyard-model: %b\r\ncontent-length: " % (host.encode(), endpoint.port, model)
         self._connect_timeout = connect_timeout
         self._idle: deque[UpstreamConnection] = deque()
 
@@ -207,27 +211,28 @@ class Pool:
         """Connections that wait for a request."""
         return len(self._idle)
 
-    async def send(self, exchange: Exchange, model: bytes) -> None:
+    async def send(self, exchange: Exchange) -> None:
         """Passes a request on and its answer back; raises UpstreamFailed, after which `exchange.relayed` says what is left to do."""
         request = exchange.request
-        head = b"%b %b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nx-modelyard-model: %b\r\n%b\r\n" % (
-            request.method, request.target, self._host, len(request.body), request.id, model, request.lines,
+        head = b"%b %b%b%d\r\nx-request-id: %b\r\n%b\r\n" % (
+            request.method, request.target, self._lines, len(request.body), request.id, request.lines,
         )  # fmt: skip
-        connection = self._take()
-        if connection is not None:
+        connection, fresh = self._take(), False
+        while True:
+            if connection is None:
+                connection, fresh = await self._connect(), True
             try:
-                self._judge(await connection.send(head, request.body, exchange), exchange)
-                return
+                answer = await connection.send(head, request.body, exchange)
+                break
             except ConnectionLost:
-                if connection.answered:
+                if fresh or connection.answered:
                     raise
             finally:
+                connection.end(exchange)
                 self._keep(connection)
-        connection = await self._connect()
-        try:
-            self._judge(await connection.send(head, request.body, exchange), exchange)
-        finally:
-            self._keep(connection)
+            connection = None
+        if answer is not None:
+            self._judge(answer, exchange)
 
     def drop_idle(self, before: float) -> None:
         """Closes the connections that have been idle since before a time on the monotonic clock."""
@@ -257,6 +262,7 @@ class Pool:
 
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)  # A timeout needs a task, which a request has from its first wait on.
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(UpstreamConnection, self.endpoint.host, self.endpoint.port)
@@ -267,9 +273,7 @@ class Pool:
             raise ConnectFailed(f"no connection: {error}") from None
 
     @staticmethod
-    def _judge(answer: wire.Answer | None, exchange: Exchange) -> None:
-        if answer is None:
-            return
+    def _judge(answer: wire.Answer, exchange: Exchange) -> None:
         if answer.status == 503 and _is_draining(answer):
             raise Draining(answer)
         exchange.replay(answer)

@@ -59,10 +59,10 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def without_nominated(lines: list[bytes], connection: bytes) -> list[bytes]:
+def without_nominated(lines: bytes, connection: bytes) -> bytes:
     """Drops the header lines that the ``Connection`` field names as meant for one hop."""
     nominated = tuple(token.strip() + b":" for token in connection.lower().split(b",") if token.strip())
-    return [line for line in lines if not line.lower().startswith(nominated)]
+    return b"".join(line for line in lines.splitlines(keepends=True) if not line.lower().startswith(nominated))
 
 
 def error_answer(error: ApiError, body: bytes) -> Answer:
