@@ -40,6 +40,8 @@ _ELSEWHERE = {
     "--download-dir": "--cache-dir",
     "--gpu-memory-utilization": "--memory-budget",
     "--keep-alive": "--idle-unload",
+    "--enable-auto-tool-choice": "--tool-parser",
+    "--api-key": "--api-key-file",
     "--task": "--capability",
     "--runner": "--capability",
 }

@@ -31,6 +31,13 @@ FAILED_STARTS = {
     "no unit": (["serve", "--model=builtin://tiny-chat", "--drain-timeout=60"], Reason.ENGINE_ARGUMENTS_INVALID, "30s, 5m", "--help"),
     "no command": ([], Reason.ENGINE_ARGUMENTS_INVALID, "COMMAND", "--help"),
     "no scheme": (["serve", "--model=tiny-chat"], Reason.ENGINE_ARGUMENTS_INVALID, "not a source", "builtin://"),
+    "a repository without a scheme": (
+        ["serve", "Qwen/Qwen3-0.6B"],
+        Reason.ENGINE_ARGUMENTS_INVALID,
+        "'Qwen/Qwen3-0.6B' is not a source",
+        "write hf://Qwen/Qwen3-0.6B for the repository",
+    ),
+    "a path without a scheme": (["pull", "/models/a"], Reason.ENGINE_ARGUMENTS_INVALID, "is not a source", "write file:///models/a"),
     "no such builtin": (["serve", "--model=builtin://nothing"], Reason.WEIGHTS_NOT_FOUND, "'nothing'", "tiny-chat"),
     "no such folder": (
         ["serve", "--model=file:///nowhere/at/all"],

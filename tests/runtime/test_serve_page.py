@@ -5,6 +5,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+from modelyard_runtime.arguments import parse
+from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.settings import ServeSettings
+
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
 
 
@@ -22,8 +27,29 @@ def test_the_catalogue_and_the_commands_work_as_they_stand(start, tmp_path):
         assert done.returncode == 0, f"{example}: {done.stdout}{done.stderr}"
 
 
-def test_the_page_names_flags_that_there_are():
-    from modelyard_runtime.settings import ServeSettings
+FLAGS = {f"--{name.replace('_', '-')}" for name in ServeSettings.model_fields} | {"--help"}
+ELSEWHERE = re.findall(
+    r"^\| (.+) \| (.+) \|$", PAGE.partition("| elsewhere | here |\n|---|---|\n")[2].partition("\n\n")[0] + "\n", re.MULTILINE
+)
 
-    flags = {f"--{name.replace('_', '-')}" for name in ServeSettings.model_fields} | {"--help"}
-    assert set(re.findall(r"`?(--[a-z][a-z-]+)", PAGE)) <= flags
+
+def flags_of(text: str) -> set[str]:
+    return set(re.findall(r"(--[a-z][a-z-]+)", text))
+
+
+def test_the_page_names_flags_that_there_are():
+    assert len(ELSEWHERE) > 5
+    own = PAGE
+    for there, _ in ELSEWHERE:
+        own = own.replace(f"| {there} |", "| |")
+    assert flags_of(own) <= FLAGS
+
+
+@pytest.mark.parametrize("flag", sorted(set().union(*(flags_of(there) for there, _ in ELSEWHERE)) - FLAGS))
+def test_a_flag_of_another_server_leads_to_what_the_page_says(flag):
+    here = next(here for there, here in ELSEWHERE if flag in flags_of(there))
+    with pytest.raises(ArgumentsInvalid) as refused:
+        parse(["serve", "builtin://tiny-chat", flag])
+    meant = flags_of(refused.value.message.partition("did you mean")[2])
+    assert meant
+    assert meant <= flags_of(here)

@@ -55,7 +55,7 @@ def parse(text: str) -> Source:
     """Parses a source. Raises ArgumentsInvalid, saying which forms there are."""
     scheme, found, rest = text.partition("://")
     if not found or not rest or not text.isprintable():
-        raise ArgumentsInvalid(f"--model: {text!r} is not a source", _FORMATS)
+        raise ArgumentsInvalid(f"--model: {text!r} is not a source", f"{_meant(text)}{_FORMATS}")
     if ".." in rest.split("/"):
         raise ArgumentsInvalid(f"--model: {text!r} has a way up in it", "write the path without ..")
     if scheme == "builtin":
@@ -67,6 +67,13 @@ def parse(text: str) -> Source:
     if scheme == "file":
         return _local(text, rest)
     raise ArgumentsInvalid(f"--model: sources of kind {scheme}:// are not supported", _FORMATS)
+
+
+def _meant(text: str) -> str:
+    """Returns how a repository or a path is written that lacks its scheme, as other servers take them; empty for anything else."""
+    if "/" in text and _REPOSITORY.fullmatch(text):
+        return f"write hf://{text} for the repository; "
+    return f"write file://{text} for the folder; " if re.fullmatch(r"/[\w./-]+", text) else ""
 
 
 def _hub(text: str, rest: str) -> Hub:
