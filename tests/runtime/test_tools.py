@@ -132,4 +132,58 @@ def test_strict_tools_beside_text(agent: Running) -> None:
         parallel_tool_calls=False,
     )
     [call] = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls", "it ends with the call, not with the 120 tokens"
+    assert answer.usage.completion_tokens < 120
     jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
+
+
+def test_a_stream_ends_with_its_only_call(agent: Running) -> None:
+    ask = {
+        "model": "agent",
+        "messages": HELLO,
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "reasoning_effort": "none",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+    }
+    whole = agent.openai().chat.completions.create(**ask, seed=1)
+    *_, last, counted = agent.openai().chat.completions.create(**ask, seed=1, stream=True, stream_options={"include_usage": True})
+    assert last.choices[0].finish_reason == "tool_calls"
+    assert counted.usage.completion_tokens == whole.usage.completion_tokens < 200
+
+
+@pytest.mark.parametrize("style", ["qwen3_coder", "glm", "deepseek", "pythonic"])
+def test_calls_in_each_writing(settings: Callable[..., ServeSettings], style: str) -> None:
+    with running(settings("builtin://tiny-chat", tool_parser=style)) as server:
+        client = server.openai()
+        ask = {"model": server.name, "messages": HELLO, "tools": [WEATHER, CLOCK], "tool_choice": "required", "seed": 2, "max_tokens": 400}
+        first = client.chat.completions.create(**ask, parallel_tool_calls=False)
+        [call] = first.choices[0].message.tool_calls
+        assert first.choices[0].finish_reason == "tool_calls"
+        assert first.choices[0].message.content is None
+        jsonschema.validate(json.loads(call.function.arguments), schema_of(call.function.name))
+        chunks = list(client.chat.completions.create(**ask, parallel_tool_calls=False, stream=True))
+        deltas = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or ()]
+        assert "".join(delta.function.arguments or "" for delta in deltas) == call.function.arguments
+        history = [
+            *HELLO,
+            first.choices[0].message.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": call.id, "content": "3"},
+        ]
+        assert client.chat.completions.create(model=server.name, messages=history, tools=[WEATHER, CLOCK], max_tokens=2).choices
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    return WEATHER["function"]["parameters"] if name == "get_weather" else {"type": "object", "maxProperties": 0}
+
+
+def test_conditions_across_arguments_that_are_written_one_by_one_are_refused(settings: Callable[..., ServeSettings]) -> None:
+    parameters = {"type": "object", "properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    with running(settings("builtin://tiny-chat", tool_parser="pythonic")) as server:
+        body = {"model": server.name, "messages": HELLO, "tools": [tool], "tool_choice": "required"}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "tools"
+    assert "one by one" in reply.json()["error"]["message"]
