@@ -187,7 +187,8 @@ class ColdStart(Part):
         default=100, description="Requests held per gateway; one more gets 503 at once."
     )
     keepalive: Annotated[Duration, between("0s", "5m")] = Field(
-        default=timedelta(seconds=15), description="Time between SSE comments to a waiting streaming client. 0s sends none."
+        default=timedelta(seconds=15),
+        description="Time between signs of life to a waiting streaming client: SSE comments, spaces to Ollama's. 0s sends none.",
     )
 
 
