@@ -145,6 +145,7 @@ bench-transcription: .venv/dev.stamp ## Speech to text: word error and added tim
 bench-engine: .venv/dev.stamp ## Engine: time to first token beside a prompt of 2,000 tokens; what guessing gains
 	$(BIN)/python benchmarks/ttft.py
 	$(BIN)/python benchmarks/speculation.py
+	$(BIN)/python benchmarks/pages.py
 
 bench-json-schema: .venv/dev.stamp ## Structured output: valid answers to 200 schemas, and what a mask costs
 	$(BIN)/python benchmarks/json_schema.py
