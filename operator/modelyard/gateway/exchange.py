@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from modelyard.gateway.types import Endpoint, ModelRecord
     from modelyard.gateway.upstream import UpstreamConnection
 
+_NEVER = float("inf")
+
 
 @dataclass(slots=True)
 class Request:
@@ -57,7 +59,7 @@ class Exchange:
         self.bytes_sent = 0
         self.first_byte_at = 0.0
         self.held_seconds = 0.0
-        self.deadline = float("inf")
+        self.deadline = _NEVER
         self.error: ApiError | None = None
         self.interruption: ApiError | None = None
         self.record: ModelRecord | None = None
