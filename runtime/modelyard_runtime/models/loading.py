@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -40,6 +41,20 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     chat_template: str | None
 
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Self:
+        """Returns a model with what its files say about it."""
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            config=model.config,
+            device=device,
+            dtype=dtype,
+            context_length=context_length(model.config),
+            eos_token_ids=eos_token_ids(model, tokenizer),
+            chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        )
+
     @property
     def vocabulary_size(self) -> int:
         """Scores per row; may exceed the tokenizer's tokens."""
@@ -72,11 +87,8 @@ def read_causal_lm(
     dtype or quantization that is not there.
     """
     _check_folder(folder)
-    target = choose_device(device)
-    check(quantization, target)
+    target = _device(device, quantization)
     chosen = choose_dtype(dtype, target)
-    if target.type == "cpu":
-        torch.set_num_threads(usable_cores())
     disable_progress_bar()
     progress(0.0)
     config = _config(folder, trusted=trusted)
@@ -84,20 +96,10 @@ def read_causal_lm(
     progress(0.1)
     places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
     model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places)
-    target = model.get_input_embeddings().weight.device if places else target
     progress(1.0)
     kind = str(chosen).removeprefix("torch.") if quantization == "none" else quantization
     logger.info("loaded %s in %s on %s", type(model).__name__, kind, f"{len(set(places.values()))} devices" if places else target)
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        config=model.config,
-        device=target,
-        dtype=chosen,
-        context_length=context_length(model.config),
-        eos_token_ids=eos_token_ids(model, tokenizer),
-        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
-    )
+    return LoadedModel.of(model, tokenizer, model.get_input_embeddings().weight.device if places else target, chosen)
 
 
 def lay_out(loaded: LoadedModel, quantization: Quantization, *, plain: bool = False) -> None:
@@ -112,6 +114,15 @@ def lay_out(loaded: LoadedModel, quantization: Quantization, *, plain: bool = Fa
         quantise(loaded.model, quantization)
     if not plain and (kind := packing(loaded.dtype, loaded.device)):
         pack(loaded.model, kind)
+
+
+def _device(name: str, quantization: Quantization) -> torch.device:
+    """Returns the device by name, which must be able to hold such weights; of the processor all cores that are there for us compute."""
+    device = choose_device(name)
+    check(quantization, device)
+    if device.type == "cpu":
+        torch.set_num_threads(usable_cores())
+    return device
 
 
 def choose_device(device: str) -> torch.device:
@@ -218,7 +229,7 @@ def _weights(
         raise ArgumentsInvalid(f"--quantization={quantization}: the weights of {folder.name} are quantised already", "leave it out")
     extra = loading_config(quantization, device, dtype)
     where: dict[str, Any] = {**places} if places else {"": device}
-    try:
+    with _named_causes(folder, device):
         model, report = _class_for(config).from_pretrained(
             folder,
             config=config,
@@ -236,6 +247,15 @@ def _weights(
             model = model.to(device)
         if device.type == "cpu" and getattr(config, "quantization_config", None) is not None:
             _widen(model, dtype)
+    _check_complete(folder, report["missing_keys"])
+    return model
+
+
+@contextmanager
+def _named_causes(folder: Path, device: torch.device) -> Iterator[None]:
+    """Says what it means when the library cannot load weights."""
+    try:
+        yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
     except (OSError, SafetensorError) as error:
@@ -246,8 +266,6 @@ def _weights(
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
         raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
-    _check_complete(folder, report["missing_keys"])
-    return model
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:
