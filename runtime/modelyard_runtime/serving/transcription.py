@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from modelyard_runtime.errors import UnsupportedModel
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.speech.threads import bind_ctranslate2
 
 if TYPE_CHECKING:
     from modelyard_runtime.serving.hearing import TranscriptionService
@@ -29,9 +29,7 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
             f"speech to text needs packages that are not installed: {', '.join(missing)}",
             "pip install 'modelyard[audio]', or use an image that was built with EXTRAS=audio",
         )
-    # PyTorch and CTranslate2 bring an OpenMP library each, which reads this as it is loaded. GOMP_SPINCOUNT goes before it: where the
-    # environment has that, as on shared cores (`hardware.set_waiting`), this changes nothing.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    bind_ctranslate2()
     from modelyard_runtime.models.loading import choose_device, choose_dtype  # noqa: PLC0415 - imports PyTorch
 
     device = choose_device(settings.device)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 SAMPLE_RATE = 16_000
 #: What Whisper's encoder takes at once.
 WINDOW_SECONDS = 30
+#: What is given at once to a model that finds its own way through it: long enough that cuts are rare, short enough not to hold up others.
+LONG_WINDOW_SECONDS = 120
 #: Whisper's own ladder: a window whose text is repetitive or unlikely is tried again, hotter.
 FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 COMPRESSION_LIMIT, LOGPROB_LIMIT, NO_SPEECH_LIMIT = 2.4, -1.0, 0.6
@@ -72,6 +74,8 @@ class SpeechModel(Protocol):
     languages: tuple[str, ...]
     #: Windows that it computes at once with profit.
     batch: int
+    #: Seconds that a window may last: `WINDOW_SECONDS`, or more where the model follows its own timestamps through a longer one.
+    longest: int
 
     def count_tokens(self, text: str) -> int:
         """Returns the length of a text in tokens."""
@@ -82,5 +86,5 @@ class SpeechModel(Protocol):
         ...
 
     def transcribe(self, windows: Sequence[Samples], task: Task) -> list[list[Segment]]:
-        """Returns the segments of each window of at most `WINDOW_SECONDS`, with times from the window's start."""
+        """Returns the segments of each window of at most `longest` seconds, with times from the window's start."""
         ...

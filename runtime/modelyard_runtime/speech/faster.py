@@ -12,13 +12,23 @@ from faster_whisper import WhisperModel
 
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import usable_cores
-from modelyard_runtime.speech.base import COMPRESSION_LIMIT, LOGPROB_LIMIT, NO_SPEECH_LIMIT, Samples, Segment, Task, Word
+from modelyard_runtime.speech.base import (
+    COMPRESSION_LIMIT,
+    LOGPROB_LIMIT,
+    LONG_WINDOW_SECONDS,
+    NO_SPEECH_LIMIT,
+    Samples,
+    Segment,
+    Task,
+    Word,
+)
 
 
 class FasterWhisper:
     """A folder with ``model.bin``, ``config.json``, ``tokenizer.json`` and ``vocabulary.*``."""
 
     batch = 1  # faster-whisper follows the model's own timestamps from phrase to phrase, which windows of a batch cannot
+    longest = LONG_WINDOW_SECONDS  # for the same reason: it cuts where a phrase ends, which sound alone does not tell
 
     def __init__(self, folder: Path, *, device: str, dtype: str, beams: int):
         """Loads it. Raises ArgumentsInvalid, OutOfMemory, UnsupportedModel or WeightsNotFound."""

@@ -68,12 +68,12 @@ class Listened:
         return segment.moved(start, end, words, silence)
 
 
-def listen(data: bytes, *, max_seconds: float, sensitivity: Sensitivity, check: Patience) -> Listened:
-    """Decodes a file and looks for speech. Raises InvalidRequest, or NotWanted."""
+def listen(data: bytes, *, max_seconds: float, longest: int, sensitivity: Sensitivity, check: Patience) -> Listened:
+    """Decodes a file and looks for speech, in windows of at most ``longest`` seconds. Raises InvalidRequest, or NotWanted."""
     recording = decode(data, max_seconds=max_seconds, check=check)
     probabilities = speech_probabilities(recording, check)
     spans = speech_spans(probabilities, len(recording), sensitivity)
-    return Listened(recording, probabilities, plan(spans, probabilities))
+    return Listened(recording, probabilities, plan(spans, probabilities, longest * SAMPLE_RATE))
 
 
 def sample_file(seconds: float = 1.0) -> bytes:

@@ -22,7 +22,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
-from modelyard_runtime.speech.base import COMPRESSION_LIMIT, LOGPROB_LIMIT, SAMPLE_RATE, Samples, Segment, Task, Word
+from modelyard_runtime.speech.base import COMPRESSION_LIMIT, LOGPROB_LIMIT, SAMPLE_RATE, WINDOW_SECONDS, Samples, Segment, Task, Word
 from modelyard_runtime.speech.phrases import Phrase, compression, phrases, share, words
 
 _FRAME = SAMPLE_RATE // 100
@@ -62,6 +62,8 @@ class _Reading:
 
 class TransformersWhisper:
     """A folder of safetensors with ``config.json``, ``generation_config.json``, ``preprocessor_config.json`` and ``tokenizer.json``."""
+
+    longest = WINDOW_SECONDS
 
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype, beams: int):
         """Loads it. Raises OutOfMemory, UnsupportedModel or WeightsNotFound."""

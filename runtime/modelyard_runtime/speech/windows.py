@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelyard_runtime.speech.base import SAMPLE_RATE, WINDOW_SECONDS, Recording, Samples
+from modelyard_runtime.speech.base import SAMPLE_RATE, Recording, Samples
 from modelyard_runtime.speech.vad import STEP, Probabilities, Span, to_samples
 
-LONGEST = WINDOW_SECONDS * SAMPLE_RATE
 #: What two windows share where no pause could be found.
 OVERLAP = 4 * SAMPLE_RATE
 # A cut is looked for in the last part of a window. A pause is some steps whose mean probability of speech is low.
-_SEARCHED = LONGEST * 2 // 5
+_SEARCHED = 12 * SAMPLE_RATE
 _PAUSE_STEPS, _PAUSE_PROBABILITY = 5, 0.35
 
 
@@ -54,25 +53,25 @@ class Window:
         return self.pieces[-1][1] / SAMPLE_RATE
 
 
-def plan(spans: Sequence[Span], probabilities: Probabilities) -> list[Window]:
-    """Returns the windows of the spans of speech: in order, each at most `LONGEST`, all of the speech in them."""
+def plan(spans: Sequence[Span], probabilities: Probabilities, longest: int) -> list[Window]:
+    """Returns the windows of the spans of speech: in order, each at most ``longest`` samples, all of the speech in them."""
     windows: list[Window] = []
     for span in spans:
-        for piece, overlap in _cut(span, probabilities):
+        for piece, overlap in _cut(span, probabilities, longest):
             last = windows[-1] if windows and not overlap else None
-            if last is not None and last.length + piece[1] - piece[0] <= LONGEST:
+            if last is not None and last.length + piece[1] - piece[0] <= longest:
                 windows[-1] = Window((*last.pieces, piece), last.overlap)
             else:
                 windows.append(Window((piece,), overlap))
     return windows
 
 
-def _cut(span: Span, probabilities: Probabilities) -> Iterator[tuple[Span, int]]:
+def _cut(span: Span, probabilities: Probabilities, longest: int) -> Iterator[tuple[Span, int]]:
     """Yields pieces of a span that fit a window, each with what it shares with the piece before."""
     start, end = span
     overlap = 0
-    while end - start > LONGEST:
-        cut, is_pause = _quietest(start + LONGEST - _SEARCHED, start + LONGEST, probabilities)
+    while end - start > longest:
+        cut, is_pause = _quietest(start + longest - _SEARCHED, start + longest, probabilities)
         yield (start, cut), overlap
         overlap = 0 if is_pause else OVERLAP
         start = cut - overlap

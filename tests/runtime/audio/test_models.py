@@ -1,6 +1,11 @@
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from faster_whisper import WhisperModel
@@ -11,8 +16,9 @@ from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.speech.base import FALLBACK, Task
 from modelyard_runtime.speech.decode import decode
 from modelyard_runtime.speech.faster import FasterWhisper
-from modelyard_runtime.speech.vad import to_samples
+from modelyard_runtime.speech.vad import STEP, to_samples
 from modelyard_runtime.speech.whisper import TransformersWhisper
+from modelyard_runtime.speech.windows import plan
 
 GREEDY = (0.0,)
 
@@ -87,6 +93,36 @@ def test_ctranslate2_reads_as_faster_whisper_itself(converted, samples):
     assert [(one.start, one.end, one.text, list(one.tokens)) for one in found] == [
         (one.start, one.end, one.text, one.tokens) for one in expected
     ]
+
+
+def test_a_long_talk_without_a_pause_is_read_as_faster_whisper_itself_reads_it(converted, voice):
+    """Nothing is cut: the model goes from window to window by its own timestamps, and remembers what was said."""
+    recording = np.tile(decode(voice, max_seconds=60, check=lambda: None), 20)
+    steps = len(recording) // STEP
+    ours = FasterWhisper(converted, device="cpu", dtype="auto", beams=1)
+    (window,) = plan([(0, len(recording))], np.ones(steps, np.float32), ours.longest * 16_000)
+    (found,) = ours.transcribe([window.samples(recording)], Task("en", temperatures=GREEDY))
+    theirs = WhisperModel(str(converted), device="cpu")
+    expected, _ = theirs.transcribe(to_samples(recording), beam_size=1, temperature=[0.0], language="en")
+    assert [(one.start, one.end, one.text) for one in found] == [(one.start, one.end, one.text) for one in expected]
+    assert found[-1].end > 30
+
+
+def test_ctranslate2_has_an_openmp_library_of_its_own(tmp_path):
+    """And its threads wait for as long as suits it, even where PyTorch was there before."""
+    program = (
+        "from modelyard_runtime.hardware import set_waiting; set_waiting('shared'); import torch; "
+        "from modelyard_runtime.speech.threads import bind_ctranslate2; bind_ctranslate2(); import os; print(os.environ['GOMP_SPINCOUNT'])"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    traced = kept | {"LD_DEBUG": "bindings", "LD_DEBUG_OUTPUT": str(tmp_path / "bindings"), "OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run([sys.executable, "-c", program], env=traced, capture_output=True, text=True, check=True)
+    assert done.stdout == "10000\n"
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr) == ["10000", "2000"]
+    traces = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    bound = [line for line in traces if "libctranslate2" in line and "`GOMP_parallel'" in line]
+    assert bound
+    assert all("ctranslate2.libs/libgomp" in line for line in bound)
 
 
 def test_what_cannot_be_loaded_says_why(whisper, converted, tmp_path, monkeypatch):

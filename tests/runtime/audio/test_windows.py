@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelyard_runtime.speech.base import SAMPLE_RATE, Segment, Word
+from modelyard_runtime.speech.base import LONG_WINDOW_SECONDS, SAMPLE_RATE, WINDOW_SECONDS, Segment, Word
 from modelyard_runtime.speech.decode import decode
 from modelyard_runtime.speech.merge import join
 from modelyard_runtime.speech.phrases import phrases, share, words
 from modelyard_runtime.speech.render import srt, text_of, vtt, word_objects
 from modelyard_runtime.speech.sensitivity import Sensitivity
 from modelyard_runtime.speech.vad import STEP, speech_probabilities, speech_spans
-from modelyard_runtime.speech.windows import LONGEST, OVERLAP, Window, plan
+from modelyard_runtime.speech.windows import OVERLAP, Window, plan
 
 
 def spoken(*seconds):
@@ -20,8 +20,8 @@ def spoken(*seconds):
     return np.concatenate(turns)
 
 
-def planned(probabilities):
-    return plan(speech_spans(probabilities, len(probabilities) * STEP, Sensitivity()), probabilities)
+def planned(probabilities, seconds=WINDOW_SECONDS):
+    return plan(speech_spans(probabilities, len(probabilities) * STEP, Sensitivity()), probabilities, seconds * SAMPLE_RATE)
 
 
 def test_tones_like_a_voice_are_heard_and_silence_and_noise_are_not(voice, silence):
@@ -62,12 +62,12 @@ def test_spans_are_in_order_within_the_recording_and_hold_all_clear_speech(value
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(0.2, 70), min_size=1, max_size=12))
-def test_windows_hold_all_speech_and_fit_the_model(turns):
+@given(st.lists(st.floats(0.2, 70), min_size=1, max_size=12), st.sampled_from([WINDOW_SECONDS, LONG_WINDOW_SECONDS]))
+def test_windows_hold_all_speech_and_fit_the_model(turns, seconds):
     probabilities = spoken(*turns)
     spans = speech_spans(probabilities, len(probabilities) * STEP, Sensitivity())
-    windows = plan(spans, probabilities)
-    assert all(0 < window.length <= LONGEST for window in windows)
+    windows = plan(spans, probabilities, seconds * SAMPLE_RATE)
+    assert all(0 < window.length <= seconds * SAMPLE_RATE for window in windows)
     covered = sorted(piece for window in windows for piece in window.pieces)
     for start, end in spans:
         inside = [piece for piece in covered if start <= piece[0] and piece[1] <= end]
@@ -88,6 +88,11 @@ def test_a_talk_without_a_pause_is_cut_with_an_overlap():
     assert windows[0].pieces[0][1] - windows[1].pieces[0][0] == OVERLAP
     start, end = windows[1].shared
     assert (start, end) == (26.0, 30.0)
+
+
+def test_a_model_that_finds_its_own_way_gets_a_talk_without_a_pause_whole():
+    assert [window.length for window in planned(spoken(76), LONG_WINDOW_SECONDS)] == [2375 * STEP]
+    assert [window.overlap for window in planned(spoken(150), LONG_WINDOW_SECONDS)] == [0, OVERLAP]
 
 
 def test_speech_between_long_silences_shares_a_window():
