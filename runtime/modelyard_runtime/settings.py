@@ -393,4 +393,5 @@ class PullSettings(StorageSettings, ProcessSettings, BaseSettings):
 
 def groups(settings: type[BaseModel]) -> tuple[type[BaseModel], ...]:
     """Returns the groups that settings are made of, in their order."""
-    return tuple(base for base in settings.__mro__ if base.__bases__ == (BaseModel,) and base.model_fields)
+    own = (base for base in settings.__mro__ if issubclass(base, BaseModel) and base.__bases__ == (BaseModel,))
+    return tuple(base for base in own if base.model_fields)

@@ -261,14 +261,14 @@ class GenerationService:
     ) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them.
 
-        ``visible`` are special tokens whose names are part of the text, ``enough`` says of each answer when it may end. Closing the iterator
-        cancels all, in the queue or in the engine.
+        ``visible`` are special tokens whose names are part of the text, ``enough`` says of each answer when it may end. Closing the
+        iterator cancels all, in the queue or in the engine.
         """
         watches = [Stopwatch(self._metrics, len(request.prompt_token_ids), self.capability) for request in requests]
         self._metrics.asked(max_tokens=requests[0].sampling.max_tokens, n=len(requests))
         try:
             async with self.limiter[self.capability].slot():
-                ends = enough or [None] * len(requests)
+                ends: Sequence[Enough | None] = enough or [None] * len(requests)
                 streams = [self.model.generate(request, stop, visible, end) for request, end in zip(requests, ends, strict=True)]
                 answers = [self._watched(stream, watch) for stream, watch in zip(streams, watches, strict=True)]
                 async with aclosing(merge(answers)) as deltas:

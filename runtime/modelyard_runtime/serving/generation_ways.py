@@ -50,7 +50,7 @@ def ways(service: GenerationService, capability: str, *, batch: int, device: str
 async def _conversation(service: GenerationService, batch: int) -> None:
     """Through the chat template, and through the parser of answers."""
     prompt = await _read(service, _HELLO)
-    parser = service.speech.parser(prompt, (), parallel=True)
+    parser = service.speech.parser(prompt, {}, parallel=True)
     parser.push(await _generate(service, prompt, _GREEDY, batch))
     parser.finish()
 
