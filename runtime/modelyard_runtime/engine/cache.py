@@ -58,7 +58,7 @@ class LayerStore:
         self.places = self.rows.view(slots * length, -1)
         self.keys, self.values = (
             part.view(slots, length, like.shape[1], like.shape[3]).transpose(1, 2)
-            for part, like in zip(self.rows.split(widths, -1), (key, value), strict=True)
+            for part, like in zip(self.rows.split_with_sizes(widths, -1), (key, value), strict=True)
         )
 
     @property
