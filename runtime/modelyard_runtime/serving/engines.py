@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -58,16 +59,7 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
     and read again only if it is of the usual build and refused all the same.
     """
     quantization = _quantization(folder, settings)
-    read = partial(
-        read_causal_lm,
-        folder,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantization=quantization,
-        trusted=settings.trust_remote_code,
-        rooms=_rooms(settings),
-        progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
-    )
+    read = _reading(folder, settings, quantization, report)
     loaded = read()
     if settings.kv_cache == "slots" and is_spread(loaded.model):
         raise ArgumentsInvalid("--kv-cache=slots: slots are on one device, and this model is spread over several", "leave it out")
@@ -88,6 +80,20 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
         raise UnsupportedModel(f"no engine runs this model. batching: {first}; generate: {_brief(second)}", _REMEDY) from second
     logger.warning("this model runs by plain generate, one request at a time; batching: %s", first)
     return Chosen(loaded, engine, "generate", (Tried("batching", first),))
+
+
+def _reading(folder: Path, settings: ServeSettings, quantization: Quantization, report: Report) -> Callable[[], LoadedModel]:
+    """Returns what reads the weights, from the beginning each time."""
+    return partial(
+        read_causal_lm,
+        folder,
+        dtype=settings.dtype,
+        device=settings.device,
+        quantization=quantization,
+        trusted=settings.trust_remote_code,
+        rooms=_rooms(settings),
+        progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
+    )
 
 
 def _batching(loaded: LoadedModel, quantization: Quantization, bounds: EngineSettings) -> TransformersEngine:
