@@ -147,7 +147,7 @@ bench-engine: .venv/dev.stamp ## Engine: time to first token beside a prompt of 
 	$(BIN)/python benchmarks/speculation.py
 	$(BIN)/python benchmarks/pages.py
 
-bench-json-schema: .venv/dev.stamp ## Structured output: valid answers to 200 schemas, and what a mask costs
+bench-json-schema: .venv/dev.stamp ## Structured output: valid answers to 240 schemas, and what a mask costs
 	$(BIN)/python benchmarks/json_schema.py
 
 bench-operator: .venv/dev.stamp ## Operator: 1,000 models on a control plane

@@ -1,4 +1,4 @@
-"""Structured output: 200 schemas through the engine, how many answers are valid, and what a mask costs beside a step.
+"""Structured output: 240 schemas through the engine, how many answers are valid, and what a mask costs beside a step.
 
 Every schema of tests/data/json_schemas.jsonl bounds an answer of the tiny chat model, whose random weights follow nothing but the grammar;
 what is finished is judged by the jsonschema package, formats included. Then a real model (SmolLM2) answers some of them, and the work of
