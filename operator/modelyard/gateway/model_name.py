@@ -37,8 +37,12 @@ class Wanted:
 
 def wanted_at_once(body: bytes) -> Wanted | None:
     """Returns what a small JSON body asks for, or None for other bodies, which `read_wanted` reads. Raises InvalidRequest."""
-    # Every form begins with dashes, and no JSON does.
-    return None if len(body) > PARSED_BYTES or body.startswith(b"--") else _wanted(_parse(body))
+    if len(body) > PARSED_BYTES or body.startswith(b"--"):  # as every form begins, and no JSON
+        return None
+    try:
+        return _wanted(orjson.loads(body))
+    except orjson.JSONDecodeError as error:
+        raise _not_json(body, error) from None
 
 
 async def read_wanted(body: bytes, lines: bytes = b"") -> Wanted:
@@ -70,13 +74,10 @@ async def _read_form(body: bytes, lines: bytes) -> Wanted:
     return _wanted({"model": multipart.field_of(body, parts, "model", _LONGEST_NAME), "stream": stream == "true"})
 
 
-def _parse(body: bytes) -> Any:
+def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
     if not body:
-        raise InvalidRequest("The request has no body; send JSON, or a form where the endpoint takes a file, with a `model`.")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}. Send JSON, or a form that begins with its boundary.") from None
+        return InvalidRequest("The request has no body; send JSON, or a form where the endpoint takes a file, with a `model`.")
+    return InvalidRequest(f"The request body is not valid JSON: {error}. Send JSON, or a form that begins with its boundary.")
 
 
 @dataclass(slots=True)
