@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 from accelerate import dispatch_model
+from accelerate.utils import CustomDtype
 from modelyard_runtime.engine.capacity import choose_capacity
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import OutOfMemory
 from modelyard_runtime.models import loading
 from modelyard_runtime.models.fusing import FusedLayer
 from modelyard_runtime.models.loading import lay_out, read_causal_lm
-from modelyard_runtime.models.placement import cache_memory, is_spread, layer_devices, place, room
+from modelyard_runtime.models.placement import cache_memory, element, is_spread, layer_devices, place, room
 from transformers import AutoConfig, AutoModelForCausalLM
 
 CPU = torch.device("cpu")
@@ -35,7 +36,25 @@ def size(model: Any) -> int:
 def test_what_the_first_holds_is_not_spread(empty: Any) -> None:
     whole = size(empty)
     assert place(empty, {0: 2 * whole, 1: 2 * whole}, torch.float32) == {"": 0}
-    assert place(empty, {0: whole // 4, 1: whole // 4}, torch.float32, "int4") == {"": 0}
+    assert place(empty, {0: whole // 4, 1: whole // 4}, element(empty.config, torch.float32, "int4")) == {"": 0}
+
+
+@pytest.mark.parametrize(
+    ("stored", "quantization", "counted"),
+    [
+        (None, "none", torch.bfloat16),
+        (None, "int8", torch.int8),
+        (None, "int4", CustomDtype.INT4),
+        ({"quant_method": "gptq", "bits": 4}, "none", CustomDtype.INT4),
+        ({"quant_method": "mxfp4"}, "none", CustomDtype.INT4),
+        ({"quant_method": "fp8"}, "none", torch.int8),
+    ],
+)
+def test_weights_count_as_what_they_take(stored: Any, quantization: Any, counted: Any) -> None:
+    config = AutoConfig.for_model("llama")
+    if stored is not None:
+        config.quantization_config = stored
+    assert element(config, torch.bfloat16, quantization) == counted
 
 
 @pytest.mark.parametrize("shares", [(0.9, 0.9), (0.5, 0.8, 0.5)])
@@ -96,13 +115,13 @@ def test_weights_are_placed_as_they_are_read(kit: Any, monkeypatch: pytest.Monke
     folder = kit.folder("llama")
     asked: list[Any] = []
 
-    def placed(model: Any, rooms: dict[int, int], dtype: torch.dtype, quantization: str) -> dict[str, Any]:
+    def placed(model: Any, rooms: dict[int, int], counted: Any) -> dict[str, Any]:
         assert all(parameter.is_meta for parameter in model.parameters())
-        asked.append((rooms, dtype, quantization))
+        asked.append((rooms, counted))
         return PLACES
 
     monkeypatch.setattr(loading, "place", placed)
     loaded = read_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None, rooms={0: 1, 1: 1})
-    assert asked == [({0: 1, 1: 1}, torch.float32, "none")]
+    assert asked == [({0: 1, 1: 1}, torch.float32)]
     assert loaded.model.hf_device_map == PLACES
     assert choose_capacity(loaded, EngineSettings(), 1024).sequences == 32

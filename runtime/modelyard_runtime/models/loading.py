@@ -18,7 +18,7 @@ from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedM
 from modelyard_runtime.hardware import has_matrix_units, usable_cores
 from modelyard_runtime.models.fusing import fuse
 from modelyard_runtime.models.packing import pack, packing
-from modelyard_runtime.models.placement import is_spread, place
+from modelyard_runtime.models.placement import element, is_spread, place
 from modelyard_runtime.models.quantising import Quantization, check, loading_config, quantise
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ def read_causal_lm(
     config = _config(folder, trusted=trusted)
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
-    places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
+    with _named_causes(folder, target):
+        places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
     model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places)
     progress(1.0)
     kind = str(chosen).removeprefix("torch.") if quantization == "none" else quantization
@@ -211,7 +212,7 @@ def _places(config: Any, dtype: torch.dtype, quantization: Quantization, rooms: 
         return {}
     with torch.device("meta"):
         empty = _class_for(config).from_config(config, dtype=dtype, trust_remote_code=trusted)
-    placed = place(empty, rooms, dtype, quantization)
+    placed = place(empty, rooms, element(config, dtype, quantization))
     return placed if len(set(placed.values())) > 1 else {}
 
 

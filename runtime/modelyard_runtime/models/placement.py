@@ -33,18 +33,29 @@ def room(free: dict[int, int], memory: str) -> dict[int, int]:
     return {index: min(given, bytes_of(memory, partial(int, given))) for index, given in free.items()}
 
 
-def place(model: nn.Module, rooms: dict[int, int], dtype: torch.dtype, quantization: Quantization = "none") -> dict[str, int]:
+def element(config: Any, dtype: torch.dtype, quantization: Quantization) -> Any:
+    """Returns what accelerate counts a weight as: the type that it is loaded in, made into, or stored in by a quantised checkpoint."""
+    if quantization != "none":
+        return _ELEMENTS[quantization]
+    stored = getattr(config, "quantization_config", None)
+    if not stored:
+        return dtype
+    said = stored if isinstance(stored, dict) else stored.to_dict()
+    four = said.get("bits") == 4 or said.get("load_in_4bit") or "fp4" in str(said.get("quant_method"))
+    return CustomDtype.INT4 if four else torch.int8
+
+
+def place(model: nn.Module, rooms: dict[int, int], counted: Any) -> dict[str, int]:
     """Returns the GPU of each part of a model that has no weights yet; all on the first where that holds it. Raises OutOfMemory.
 
-    Parts are modules by their paths, none of them smaller than a decoder layer.
+    ``counted`` is what a weight counts as, by `element`. Parts are modules by their paths, none of them smaller than a decoder layer.
     """
-    element = _ELEMENTS.get(quantization, dtype)
     unsplit = sorted(getattr(model, "_no_split_modules", None) or ())
-    placed: dict[str, int] = infer_auto_device_map(model, max_memory=_first(rooms), no_split_module_classes=unsplit, dtype=element)
+    placed: dict[str, int] = infer_auto_device_map(model, max_memory=_first(rooms), no_split_module_classes=unsplit, dtype=counted)
     if set(placed.values()) == {next(iter(rooms))}:
         return placed
-    balanced = get_balanced_memory(model, max_memory=dict(rooms), no_split_module_classes=unsplit, dtype=element)
-    placed = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=unsplit, dtype=element)
+    balanced = get_balanced_memory(model, max_memory=dict(rooms), no_split_module_classes=unsplit, dtype=counted)
+    placed = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=unsplit, dtype=counted)
     outside = sorted(name for name, device in placed.items() if not isinstance(device, int))
     if outside:
         sizes = ", ".join(f"{size / 2**30:.1f}" for size in rooms.values())
