@@ -209,7 +209,7 @@ class Registry:
                     if not await self._unload_oldest(model):
                         await self._one_idle(model, needed)
         except TimeoutError:
-            raise ModelsBusy(f"{model.name} needs {_size(needed)}, and the models in use leave less", _REMEDY) from None
+            raise ModelsBusy(f"{model.name} needs {memory.shown(needed)}, and the models in use leave less", _REMEDY) from None
 
     async def _trim(self, keep: ServedModel | None = None) -> None:
         """Unloads what was used longest ago while more is held than may be, as far as nobody uses it."""
@@ -229,7 +229,7 @@ class Registry:
         others = [other for other in self.models if other is not model and other.service is not None and not other.spec.pinned]
         busy = [other for other in others if other.users]
         if not busy:
-            raise OutOfMemory(f"{model.name} needs {_size(needed)} at least, and models may take {_size(self.budget)}", _REMEDY)
+            raise OutOfMemory(f"{model.name} needs {memory.shown(needed)} at least, and models may take {memory.shown(self.budget)}", _REMEDY)
         waiting = [asyncio.create_task(other.idle.wait()) for other in busy]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -262,7 +262,3 @@ def _unknown(asked: str, models: Sequence[ServedModel]) -> str:
     names = ", ".join(f"'{model.name}'" for model in models[:_SHOWN_NAMES])
     more = f" and {len(models) - _SHOWN_NAMES} more" if len(models) > _SHOWN_NAMES else ""
     return f"The model '{asked[:200]}' does not exist here. This server has {names}{more}."
-
-
-def _size(count: int) -> str:
-    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
