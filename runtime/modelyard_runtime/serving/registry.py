@@ -229,7 +229,9 @@ class Registry:
         others = [other for other in self.models if other is not model and other.service is not None and not other.spec.pinned]
         busy = [other for other in others if other.users]
         if not busy:
-            raise OutOfMemory(f"{model.name} needs {memory.shown(needed)} at least, and models may take {memory.shown(self.budget)}", _REMEDY)
+            raise OutOfMemory(
+                f"{model.name} needs {memory.shown(needed)} at least, and models may take {memory.shown(self.budget)}", _REMEDY
+            )
         waiting = [asyncio.create_task(other.idle.wait()) for other in busy]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
