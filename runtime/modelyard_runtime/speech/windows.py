@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelyard_runtime.speech.base import SAMPLE_RATE, Recording, Samples
+from modelyard_runtime.speech.base import SAMPLE_RATE, WINDOW_SECONDS, Recording, Samples
 from modelyard_runtime.speech.vad import STEP, Probabilities, Span, to_samples
 
 #: What two windows share where no pause could be found.
 OVERLAP = 4 * SAMPLE_RATE
-# A cut is looked for in the last part of a window. A pause is some steps whose mean probability of speech is low.
-_SEARCHED = 12 * SAMPLE_RATE
-_PAUSE_STEPS, _PAUSE_PROBABILITY = 5, 0.35
+# A window ends in a clear pause of half a second, at best before the model's encoder is full. A model that may have more is given the
+# speech up to the next such pause; only what is too long even so is cut in a short one, where sentences need not end.
+# A pause is some steps whose mean probability of speech is low; it is looked for in so many samples at once, and not close to the end.
+_USUAL, _SEARCHED, _REST = WINDOW_SECONDS * SAMPLE_RATE, 12 * SAMPLE_RATE, 5 * SAMPLE_RATE
+_CLEAR_STEPS, _PAUSE_STEPS, _PAUSE_PROBABILITY = 16, 5, 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def plan(spans: Sequence[Span], probabilities: Probabilities, longest: int) -> l
     for span in spans:
         for piece, overlap in _cut(span, probabilities, longest):
             last = windows[-1] if windows and not overlap else None
-            if last is not None and last.length + piece[1] - piece[0] <= longest:
+            if last is not None and last.length + piece[1] - piece[0] <= _USUAL:
                 windows[-1] = Window((*last.pieces, piece), last.overlap)
             else:
                 windows.append(Window((piece,), overlap))
@@ -70,20 +72,36 @@ def _cut(span: Span, probabilities: Probabilities, longest: int) -> Iterator[tup
     """Yields pieces of a span that fit a window, each with what it shares with the piece before."""
     start, end = span
     overlap = 0
-    while end - start > longest:
-        cut, is_pause = _quietest(start + longest - _SEARCHED, start + longest, probabilities)
+    while end - start > _USUAL:
+        cut, following = _end(start, end, probabilities, longest)
+        if cut == end:
+            break
         yield (start, cut), overlap
-        overlap = 0 if is_pause else OVERLAP
-        start = cut - overlap
+        start, overlap = cut - following, following
     yield (start, end), overlap
 
 
-def _quietest(first: int, last: int, probabilities: Probabilities) -> tuple[int, bool]:
-    """Returns the best sample to cut at between two, and whether it lies in a pause; where it does not, the last one is taken."""
-    steps = probabilities[first // STEP : last // STEP]
-    means = np.convolve(steps, np.ones(_PAUSE_STEPS) / _PAUSE_STEPS, "valid")
-    if not len(means) or means.min() >= _PAUSE_PROBABILITY:
-        return last, False
+def _end(start: int, end: int, probabilities: Probabilities, longest: int) -> tuple[int, int]:
+    """Returns where a piece that begins at ``start`` ends, and what the next one shares with it: a clear pause, a short one, or none."""
+    limit = start + longest
+    for first in range(start + _USUAL - _SEARCHED, limit, _SEARCHED):
+        cut = _quietest(first, min(first + _SEARCHED, limit, end - _REST), probabilities, _CLEAR_STEPS)
+        if cut is not None:
+            return cut, 0
+    if end <= limit:
+        return end, 0
+    cut = _quietest(limit - _SEARCHED, limit, probabilities, _PAUSE_STEPS)
+    return (limit, OVERLAP) if cut is None else (cut, 0)
+
+
+def _quietest(first: int, last: int, probabilities: Probabilities, size: int) -> int | None:
+    """Returns the best sample to cut at between two, in the middle of a pause of ``size`` steps; None where there is none."""
+    steps = probabilities[first // STEP : max(first, last) // STEP]
+    if len(steps) < size:
+        return None
+    means = np.convolve(steps, np.ones(size) / size, "valid")
+    if means.min() >= _PAUSE_PROBABILITY:
+        return None
     # Of equal pauses the last: windows as long as can be.
     quietest = len(means) - 1 - int(np.argmin(means[::-1]))
-    return (first // STEP + quietest) * STEP + _PAUSE_STEPS * STEP // 2, True
+    return (first // STEP + quietest) * STEP + size * STEP // 2

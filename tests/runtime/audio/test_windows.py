@@ -95,6 +95,13 @@ def test_a_model_that_finds_its_own_way_gets_a_talk_without_a_pause_whole():
     assert [window.overlap for window in planned(spoken(150), LONG_WINDOW_SECONDS)] == [0, OVERLAP]
 
 
+def test_it_is_cut_where_a_sentence_may_end_and_not_between_words():
+    seconds = [round(window.length / SAMPLE_RATE) for window in planned(spoken(25, 0.2, 40, 0.7, 20, 0.7, 40), LONG_WINDOW_SECONDS)]
+    assert seconds == [66, 21, 40]
+    assert [window.overlap for window in planned(spoken(25, 0.2, 40))] == [0, 0, OVERLAP]
+    assert [window.overlap for window in planned(spoken(115, 0.2, 40), LONG_WINDOW_SECONDS)] == [0, 0]
+
+
 def test_speech_between_long_silences_shares_a_window():
     windows = planned(spoken(5, 60, 5, 60, 5))
     assert len(windows) == 1
