@@ -4,7 +4,8 @@
 
 espeak-ng reads 20 sentences. Both sides have the same model (`builtin://whisper-tiny-en`), options and processor; rounds alternate between
 them, sentence by sentence, because the machine may be busy with other things. The processor's time counts as well as the clock's: it
-tells work from waiting. Then a recording of several minutes, whose words are counted at the cuts: the sentences after one another,
+tells work from waiting. faster-whisper runs twice, as its own page shows it, and with its threads and their waits as the server has
+them. Then a recording of several minutes, whose words are counted at the cuts: the sentences after one another,
 with pauses, and without any.
 """
 
@@ -26,7 +27,10 @@ import urllib.request
 import uuid
 import wave
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +61,11 @@ SENTENCES = (
 )
 
 
+#: faster-whisper as its own page shows it, and with its threads and their waits as the server has them: what is left is serving.
+_BARES = {"faster-whisper": ("plain", {}), "the same, tuned": ("tuned", {"GOMP_SPINCOUNT": "2000"})}
+_FIELDS = {1: "clock", 2: "processor"}
+
+
 class Read(NamedTuple):
     """A text, and what it took: seconds by the clock, and of the processor."""
 
@@ -68,13 +77,13 @@ class Read(NamedTuple):
 def main() -> None:
     options = _options()
     if options.bare:
-        _bare(options.beams)
+        _bare(options.beams, options.bare == "tuned")
         return
     _need("espeak-ng")
-    with tempfile.TemporaryDirectory() as folder, _modelyard(options.beams) as port, _faster_whisper(options.beams) as bare:
+    with tempfile.TemporaryDirectory() as folder, _modelyard(options.beams) as port, _bares(options.beams) as bares:
         files = [_speak(sentence, Path(folder) / f"{number}.wav") for number, sentence in enumerate(SENTENCES)]
         server = next(process for process in psutil.process_iter(["pid", "cmdline"]) if f"--port={port}" in (process.info["cmdline"] or ()))
-        sides = {"modelyard": lambda path: _ask(server, port, path), "faster-whisper": lambda path: _tell(bare, path)}
+        sides = {"modelyard": lambda path: _ask(server, port, path), **{name: partial(_tell, bare) for name, bare in bares.items()}}
         rounds = _measure(sides, files, options.rounds)
         _report(rounds, files)
         for name, pause in (("pauses of 0.7 s", 0.7), ("no pause", 0.0)):
@@ -112,10 +121,11 @@ def _report(rounds: dict[str, list[list[Read]]], files: Sequence[Path]) -> None:
         wall, processor = (statistics.median(sum(read[field] for read in reads) for reads in each) for field in (1, 2))
         error = _errors(spoken, " ".join(read.text for read in each[0]))
         print(f"{name:<15} {error:>10.1%} {wall:>8.2f} {processor:>10.2f} {length / wall:>9.1f}x")
-    for field, what in ((1, "clock"), (2, "processor")):
-        pairs = zip(rounds["modelyard"], rounds["faster-whisper"], strict=True)
+    for peer, field in product(_BARES, _FIELDS):
+        pairs = zip(rounds["modelyard"], rounds[peer], strict=True)
         ratios = [statistics.median(a[field] / b[field] for a, b in zip(ours, theirs, strict=True)) for ours, theirs in pairs]
-        print(f"overhead by the {what}: {statistics.median(ratios) - 1:+.1%} (by round: {' '.join(f'{one - 1:+.1%}' for one in ratios)})")
+        by_round = " ".join(f"{one - 1:+.1%}" for one in ratios)
+        print(f"over {peer}, by the {_FIELDS[field]}: {statistics.median(ratios) - 1:+.1%} (by round: {by_round})")
 
 
 def _errors(spoken: str, said: str) -> float:
@@ -152,15 +162,23 @@ def _tell(bare: subprocess.Popen[str], path: Path) -> Read:
     return Read(*json.loads(bare.stdout.readline()))
 
 
-def _bare(beams: int) -> None:
-    """Reads paths from standard input and writes what is said in them, as a program of a few lines does with faster-whisper."""
+def _bare(beams: int, is_tuned: bool) -> None:
+    """Reads paths from standard input and writes what is said in them, as a program of a few lines does with faster-whisper.
+
+    Tuned it is loaded on a thread that ends: the threads that helped to load end with it, and the rest stay awake for each other.
+    """
     from faster_whisper import WhisperModel  # noqa: PLC0415
     from modelyard_runtime.hardware import usable_cores  # noqa: PLC0415
     from modelyard_runtime.settings import StorageSettings  # noqa: PLC0415
     from modelyard_runtime.sources.resolve import resolve  # noqa: PLC0415
 
     folder = resolve(MODEL, cache_dir=StorageSettings().cache_dir, model_dirs=(), token=None, progress=lambda step: None)
-    model = WhisperModel(str(folder), device="cpu", cpu_threads=usable_cores())
+    load = partial(WhisperModel, str(folder), device="cpu", cpu_threads=usable_cores())
+    if is_tuned:
+        with ThreadPoolExecutor(1) as thread:
+            model = thread.submit(load).result()
+    else:
+        model = load()
     own = psutil.Process()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -171,14 +189,17 @@ def _bare(beams: int) -> None:
 
 
 @contextmanager
-def _faster_whisper(beams: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, __file__, "--bare", "--beams", str(beams)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # as the server has it
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child
-        child.kill()
+def _bares(beams: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    with ExitStack() as stack:
+        children = {}
+        for name, (kind, environment) in _BARES.items():
+            command = [sys.executable, __file__, "--bare", kind, "--beams", str(beams)]
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+            children[name] = stack.enter_context(child)
+            stack.callback(child.kill)
+            assert child.stdout is not None
+            child.stdout.readline()
+        yield children
 
 
 @contextmanager
@@ -259,7 +280,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--beams", type=int, default=5)
-    parser.add_argument("--bare", action="store_true", help="run only faster-whisper, over paths from standard input")
+    parser.add_argument("--bare", choices=("plain", "tuned"), help="run only faster-whisper, over paths from standard input")
     return parser.parse_args()
 
 
