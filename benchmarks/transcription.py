@@ -63,7 +63,7 @@ SENTENCES = (
 
 #: faster-whisper as its own page shows it, and with its threads and their waits as the server has them: what is left is serving.
 _BARES = {"faster-whisper": ("plain", {}), "the same, tuned": ("tuned", {"GOMP_SPINCOUNT": "2000"})}
-_FIELDS = {1: "clock", 2: "processor"}
+_FIELDS = {"wall": "clock", "processor": "processor"}
 
 
 class Read(NamedTuple):
@@ -118,12 +118,14 @@ def _report(rounds: dict[str, list[list[Read]]], files: Sequence[Path]) -> None:
     print(f"{len(files)} sentences, {length:.0f} s; the middle of {len(next(iter(rounds.values())))} rounds")
     print(f"{'':<15} {'word error':>10} {'seconds':>8} {'processor':>10} {'real time':>10}")
     for name, each in rounds.items():
-        wall, processor = (statistics.median(sum(read[field] for read in reads) for reads in each) for field in (1, 2))
+        wall, processor = (statistics.median(sum(getattr(read, field) for read in reads) for reads in each) for field in _FIELDS)
         error = _errors(spoken, " ".join(read.text for read in each[0]))
         print(f"{name:<15} {error:>10.1%} {wall:>8.2f} {processor:>10.2f} {length / wall:>9.1f}x")
     for peer, field in product(_BARES, _FIELDS):
         pairs = zip(rounds["modelyard"], rounds[peer], strict=True)
-        ratios = [statistics.median(a[field] / b[field] for a, b in zip(ours, theirs, strict=True)) for ours, theirs in pairs]
+        ratios = [
+            statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(ours, theirs, strict=True)) for ours, theirs in pairs
+        ]
         by_round = " ".join(f"{one - 1:+.1%}" for one in ratios)
         print(f"over {peer}, by the {_FIELDS[field]}: {statistics.median(ratios) - 1:+.1%} (by round: {by_round})")
 
