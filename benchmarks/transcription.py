@@ -83,7 +83,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, _modelyard(options.beams) as port, _bares(options.beams) as bares:
         files = [_speak(sentence, Path(folder) / f"{number}.wav") for number, sentence in enumerate(SENTENCES)]
         server = next(process for process in psutil.process_iter(["pid", "cmdline"]) if f"--port={port}" in (process.info["cmdline"] or ()))
-        sides = {"modelyard": lambda path: _ask(server, port, path), **{name: partial(_tell, bare) for name, bare in bares.items()}}
+        sides: dict[str, Any] = {
+            "modelyard": lambda path: _ask(server, port, path),
+            **{name: partial(_tell, bare) for name, bare in bares.items()},
+        }
         rounds = _measure(sides, files, options.rounds)
         _report(rounds, files)
         for name, pause in (("pauses of 0.7 s", 0.7), ("no pause", 0.0)):
