@@ -2,8 +2,10 @@
 
 import gc
 import itertools
+import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from modelyard_runtime.models.answer import AnswerParser, Content, OneCall, Part, Reasoning, ToolCallArguments, ToolCallStart
@@ -277,6 +279,20 @@ def test_where_the_first_call_ends(make: Make, call: str, more: str) -> None:
     assert single.complete == 1
     assert len(calls) == 1
     assert content in ("", "Well.")
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"properties": 5}, {"properties": {"s": 5}}, {"$ref": "#/a/b"}, {"properties": {"s": {"type": 5, "enum": 6}}}]
+)
+def test_a_tools_schema_may_be_anything_where_no_grammar_is_made_of_it(schema: dict[str, Any]) -> None:
+    for parser, text in (
+        (PythonicParser({"f": schema}, output()), "[f(s='x', n=1)]"),
+        (PythonicParser({"f": schema}, output()), "[f('x')]"),
+        (TaggedParser(GLM, {"f": schema}, output()), "<tool_call>f<arg_key>s</arg_key><arg_value>x</arg_value></tool_call>"),
+    ):
+        [(name, arguments)] = joined(parser.push(text) + parser.finish())[2]
+        assert name == "f"
+        assert "x" in json.loads(arguments).values()
 
 
 def test_a_call_goes_out_as_it_comes() -> None:

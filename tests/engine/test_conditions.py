@@ -1,6 +1,7 @@
 """Keywords that grammars have no words for: written out as alternatives, what those let through, and what is refused instead."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import jsonschema
@@ -193,6 +194,10 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"allOf": [{}], "unevaluatedItems": False}, ".unevaluatedItems", "set 'items' instead"),
     ({"minProperties": 2}, ".minProperties", "list the properties"),
     (closed(properties={str(name): True for name in range(30)}, minProperties=15), ".minProperties", "ways to choose"),
+    ({"uniqueItems": True, "items": {"anyOf": [{"$ref": "#/items"}]}}, ".uniqueItems", "few fixed values"),
+    ({"not": {"$ref": "#/minLength"}, "minLength": 3}, "", "'#/minLength' points to no schema"),
+    ({"not": {"$ref": "#/enum/0"}, "enum": [{"minLength": "x"}]}, "", "points to no schema"),
+    ({"not": {"$ref": "#/properties"}, "properties": {"minLength": {}}}, "", "points to no schema"),
     ({"uniqueItems": "yes"}, ".uniqueItems", "true or false"),
     ({"enum": ["\x01"]}, ".enum", "control characters"),
     ({"dependencies": {"a": ["b"]}}, ".dependencies", "use 'dependentRequired'"),
@@ -206,6 +211,26 @@ def test_what_cannot_be_kept_is_refused_with_another_way(schema: Any, path: str,
     with pytest.raises(SchemaRefused, match=words) as refused:
         normalised(schema)
     assert refused.value.path == path
+
+
+@pytest.mark.parametrize("keyword", ["uniqueItems", "oneOf", "unevaluatedProperties", "not"])
+def test_references_that_branch_end(keyword: str) -> None:
+    """Each definition refers to the next many times: what follows them all is looked at no more often than the bounds say."""
+    levels = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 20} for at in range(24)}
+    props = {
+        f"o{at}": {"type": "object", "properties": {n: {"$ref": f"#/$defs/o{at + 1}"} for n in "abcdefgh"}, "required": [*"abcdefgh"]}
+        for at in range(24)
+    }
+    alls = {f"a{at}": {"allOf": [{"$ref": f"#/$defs/a{at + 1}"}] * 8} for at in range(24)}
+    defs = {"$defs": {**levels, **props, **alls, "d24": {"enum": [1]}, "o24": {"type": "object"}, "a24": {"properties": {"a": {}}}}}
+    schema = {
+        "uniqueItems": {"type": "array", "items": {"$ref": "#/$defs/d0"}, "uniqueItems": True},
+        "oneOf": {"oneOf": [{"$ref": "#/$defs/o0"}, {"$ref": "#/$defs/o0"}]},
+        "unevaluatedProperties": {"$ref": "#/$defs/a0", "unevaluatedProperties": False},
+        "not": {"not": {"$ref": "#/$defs/d0"}},
+    }[keyword]
+    with suppress(SchemaRefused):
+        normalised({**defs, **schema})
 
 
 def test_conditions_inside_of_conditions_end() -> None:

@@ -7,6 +7,7 @@ be narrower where that is how a grammar can be made at all (items in the order o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 from modelyard_runtime.structured.counting import Ways, contains, properties_between, says_items, unique_items
@@ -147,10 +148,10 @@ def _unevaluated_properties(walk: Walk, schema: dict[str, Any]) -> list[Schema]:
     if schema["unevaluatedProperties"] is not False:
         raise Inexpressible("only true and false can be kept; set 'additionalProperties' to the schema instead")
     known: dict[str, Any] = {"properties": {}, "patternProperties": {}, "additionalProperties": False}
-    return [] if _evaluated(walk, schema, known, frozenset()) else [_either(schema, "object", [known])]
+    return [] if _evaluated(walk, schema, known, set()) else [_either(schema, "object", [known])]
 
 
-def _evaluated(walk: Walk, schema: Any, known: dict[str, Any], seen: frozenset[str]) -> bool:
+def _evaluated(walk: Walk, schema: Any, known: dict[str, Any], seen: set[str]) -> bool:
     """Collects the properties that a schema speaks of; returns whether it speaks of all."""
     if not isinstance(schema, dict):
         return False
@@ -160,7 +161,7 @@ def _evaluated(walk: Walk, schema: Any, known: dict[str, Any], seen: frozenset[s
         known[keyword] |= dict.fromkeys(schema.get(keyword, ()), True)
     parts = list(schema.get("allOf", ()))
     if "$ref" in schema and schema["$ref"] not in seen:
-        seen |= {schema["$ref"]}
+        seen.add(schema["$ref"])
         parts.append(walk.resolve(schema["$ref"]))
     return any(_evaluated(walk, part, known, seen) for part in parts) or "additionalProperties" in schema
 

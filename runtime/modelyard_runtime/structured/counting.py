@@ -16,6 +16,8 @@ _MOST_WAYS = 512
 _PLACES = 16
 #: Different values up to which integers between two bounds are listed.
 _MOST_LISTED = 32
+#: Alternatives inside of alternatives that are looked into for values.
+_MOST_DEPTH = 8
 
 Ways = list[dict[str, Any]]
 
@@ -79,8 +81,11 @@ def _exactly(values: Sequence[Any]) -> dict[str, Any]:
     return {"prefixItems": [{"const": value} for value in values], "minItems": len(values), "maxItems": len(values)}
 
 
-def _values(walk: Walk, schema: Schema) -> list[Any] | None:
+def _values(walk: Walk, schema: Schema, depth: int = 0) -> list[Any] | None:
     """Returns the values that may fit a schema, each once; None where they are not a few. They need not all fit."""
+    walk.compare()
+    if depth > _MOST_DEPTH:
+        return None
     found: Any = walk.follow(schema)
     match found:
         case {"const": value}:
@@ -88,7 +93,7 @@ def _values(walk: Walk, schema: Schema) -> list[Any] | None:
         case {"enum": listed}:
             values = listed
         case {"anyOf": schemas} | {"oneOf": schemas}:
-            parts = [_values(walk, one) for one in schemas]
+            parts = [_values(walk, one, depth + 1) for one in schemas]
             values = None if any(part is None for part in parts) else [value for part in parts for value in part or ()]
         case {"type": str(name)}:
             values = _of_type(name, found)

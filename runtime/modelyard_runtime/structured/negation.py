@@ -50,6 +50,7 @@ def negated(walk: Walk, schema: Schema, following: frozenset[str] = frozenset())
 
 def apart(walk: Walk, one: Schema, other: Schema, depth: int = 0) -> bool:
     """Whether no value fits both schemas, as far as their types, fixed values and properties show."""
+    walk.compare()
     one, other = walk.follow(one), walk.follow(other)
     kinds, others = _kinds(one), _kinds(other)
     if not kinds & others:

@@ -38,6 +38,7 @@ def normalised(schema: Any, *, lenient: bool = False) -> dict[str, Any]:
     if "type" not in checked and not {"anyOf", "oneOf", "allOf", "$ref", "enum", "const"} & set(checked) and "properties" in checked:
         checked = {"type": "object", **checked}
     walk.root = checked
+    walk.checked.add(id(checked))
     result = written_out(walk, checked, "")
     assert isinstance(result, dict), "an object stays one"
     definitions: dict[str, Schema] = {}
@@ -64,7 +65,9 @@ def _object(walk: Walk, schema: dict[str, Any], path: str, depth: int) -> dict[s
     for keyword, value in schema.items():
         if keyword not in ANNOTATIONS and not keyword.startswith("x-"):
             result |= _keyword(walk, keyword, value, f"{path}.{keyword}", depth)
-    return _exact_format(result)
+    checked = _exact_format(result)
+    walk.checked.add(id(checked))
+    return checked
 
 
 def _keyword(walk: Walk, keyword: str, value: Any, path: str, depth: int) -> dict[str, Any]:

@@ -9,6 +9,8 @@ Schema = dict[str, Any] | bool
 
 #: Schemas in the form that grammars are made from: conditions are written out as alternatives there.
 MAX_WRITTEN = 20_000
+#: Pairs of schemas that are told apart, and schemas that are looked into for values.
+MAX_COMPARED = 50_000
 _MAX_REFERENCE_CHAIN = 32
 _DEFINITION = "#/$defs/"
 
@@ -29,7 +31,8 @@ class Inexpressible(Exception):
 class Walk:
     """What one schema has used of its bounds. A lenient walk leaves out what it cannot enforce.
 
-    ``shared`` are schemas that were made on the way, which stand beside the client's definitions, by name.
+    ``checked`` are the identities of the schemas in ``root`` that were checked: what else it holds may be anything. ``shared`` are schemas
+    that were made on the way, which stand beside the client's definitions, by name.
     """
 
     root: dict[str, Any]
@@ -38,6 +41,8 @@ class Walk:
     enum: int = 0
     references: int = 0
     written: int = 0
+    compared: int = 0
+    checked: set[int] = field(default_factory=set)
     shared: dict[str, Schema] = field(default_factory=dict)
 
     def charge(self) -> None:
@@ -45,6 +50,12 @@ class Walk:
         self.written += 1
         if self.written > MAX_WRITTEN:
             raise SchemaRefused("", f"the schema has more than {MAX_WRITTEN} schemas when its conditions are written out; simplify it")
+
+    def compare(self) -> None:
+        """Counts a look at a schema beside others. Raises SchemaRefused."""
+        self.compared += 1
+        if self.compared > MAX_COMPARED:
+            raise SchemaRefused("", "the schema has too many alternatives to tell apart; give each a constant tag, or send fewer")
 
     def follow(self, schema: Any, *, alone: bool = False) -> Any:
         """Returns what a schema that is a reference points to, or the schema; with ``alone`` only where nothing stands beside it."""
@@ -55,9 +66,14 @@ class Walk:
         return schema
 
     def resolve(self, reference: str) -> Any:
-        """Returns what a reference points to."""
+        """Returns the checked schema that a reference points to. Raises SchemaRefused where it points to anything else."""
         name = reference.removeprefix(_DEFINITION)
-        return self.shared[name] if name in self.shared else resolved(self.root, reference)
+        if name in self.shared:
+            return self.shared[name]
+        found = resolved(self.root, reference)
+        if not isinstance(found, bool) and id(found) not in self.checked:
+            raise SchemaRefused("", f"'{reference[:100]}' points to no schema; refer to one in '$defs'")
+        return found
 
     def share(self, schema: Schema) -> Schema:
         """Returns a reference to a schema that stands in many places; the grammar then has it once."""

@@ -99,7 +99,8 @@ class PythonicParser(StateParser):
         key = _KEY.match(written)
         if key is None and not written.strip():
             return
-        names = list(followed(self._schema, self._schema).get("properties") or ())
+        properties = followed(self._schema, self._schema).get("properties")
+        names = list(properties) if isinstance(properties, dict) else []
         name = key[1] if key is not None else names[self._count] if self._count < len(names) else f"argument_{self._count + 1}"
         text = (written[key.end() :] if key is not None else written).strip()
         comma = ", " if self._count else ""

@@ -39,7 +39,7 @@ def parameter(schema: Mapping[str, Any], name: str) -> Parameter:
     """Returns a tool's parameter by the schema of its arguments; of one that it does not list, anything may be."""
     properties = followed(schema, schema).get("properties")
     found = properties.get(name, {}) if isinstance(properties, dict) else {}
-    kinds = _kinds(schema, found, 0)
+    kinds = _kinds(schema, found, set())
     found = followed(schema, found)
     return Parameter(kinds, kinds == {"string"} and all(key in _OF_TEXT or key in ANNOTATIONS for key in found))
 
@@ -53,18 +53,22 @@ def followed(root: Mapping[str, Any], schema: Any) -> dict[str, Any]:
     return schema if isinstance(schema, dict) else {}
 
 
-def _kinds(root: Mapping[str, Any], schema: Any, depth: int) -> frozenset[str]:
-    """Returns the types that a schema of any form may have."""
-    schema = followed(root, schema)
+def _kinds(root: Mapping[str, Any], schema: Any, seen: set[str]) -> frozenset[str]:
+    """Returns the types that a schema of any form may have; what ``seen`` refers to was counted before."""
+    if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        if schema["$ref"] in seen:
+            return frozenset()
+        seen.add(schema["$ref"])
+        return _kinds(root, resolved(dict(root), schema["$ref"]), seen)
+    if not isinstance(schema, dict):
+        return TYPES
     if "type" in schema:
         names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         return frozenset(name for name in names if isinstance(name, str))
     if "const" in schema or isinstance(schema.get("enum"), list):
         return frozenset[str]().union(*map(types_of, [schema["const"]] if "const" in schema else schema["enum"]))
-    for keyword in ("anyOf", "oneOf"):
-        if isinstance(schema.get(keyword), list) and depth < _MOST_DEPTH:
-            return frozenset[str]().union(*(_kinds(root, one, depth + 1) for one in schema[keyword]))
-    return TYPES
+    parts = [one for keyword in ("anyOf", "oneOf") if isinstance(schema.get(keyword), list) for one in schema[keyword]]
+    return frozenset[str]().union(*(_kinds(root, one, seen) for one in parts)) if parts else TYPES
 
 
 def _loaded(text: str) -> tuple[Any] | None:
