@@ -180,9 +180,9 @@ def _one_of(walk: Walk, schema: dict[str, Any]) -> list[Schema]:
     alternatives = schema["oneOf"]
     if walk.lenient:
         return [{"anyOf": alternatives}]
-    near = [
-        [to for to, other in enumerate(alternatives) if to != at and not apart(walk, one, other)] for at, one in enumerate(alternatives)
-    ]
+    places = range(len(alternatives))
+    pairs = [(at, to) for at, to in combinations(places, 2) if not apart(walk, alternatives[at], alternatives[to])]
+    near = [[to if one == at else one for one, to in pairs if at in {one, to}] for at in places]
     if len(alternatives) > _MOST_ALTERNATIVES and any(near):
         raise Inexpressible(f"more than {_MOST_ALTERNATIVES} alternatives that nothing tells apart are too many; give each a constant tag")
     nots = [negated(walk, one) if any(at in row for row in near) else True for at, one in enumerate(alternatives)]
