@@ -15,8 +15,9 @@ from importlib import import_module
 
 from modelyard_runtime.hardware import SPINS
 
-# Measured with Whisper tiny on two cores: a sentence takes 684 ms with threads that sleep at once, 480 to 517 with 1,000 to 10,000 rounds;
-# beside work on both cores 1.24 s, and 0.94 to 0.99. Beside three times as much work 10,000 cost a fifth more of the processor.
+# Measured with Whisper tiny on two cores: a sentence takes 642 ms with threads that sleep at once, 479 to 517 with 1,000, 3,000 and 10,000
+# rounds; beside work on both cores 1.24 s, and 0.94 to 0.99. Beside three times as much work 10,000 cost a fifth more of the processor
+# than 1,000. The value between was taken, not measured apart.
 _SPINS = "2000"
 _VARIABLE = "GOMP_SPINCOUNT"
 
