@@ -181,8 +181,14 @@ def test_buckets_are_parsed():
 
 @pytest.mark.parametrize(
     "text",
-    ["s3://weights", "s3://weights/", "s3://weights/..", "s3://weights/a//b", "s3://UPPER/x", "s3://w/x", "gs://weights/a/../b", "s3:///x"],
+    ["s3://weights", "s3://weights/", "s3://weights/a//b", "s3://UPPER/x", "s3://w/x", "s3:///x"],
 )
 def test_other_buckets_are_refused(text):
     with pytest.raises(ArgumentsInvalid, match="does not name a folder of a bucket"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["s3://weights/..", "gs://weights/a/../b"])
+def test_ways_out_of_a_bucket_are_refused(text):
+    with pytest.raises(ArgumentsInvalid, match="has a way up in it"):
         parse(text)

@@ -272,9 +272,9 @@ def test_the_server_says_that_it_is_there(chat: Running) -> None:
 
 def test_names_that_the_gateway_has_resolved_are_taken(chat: Running, embed: Running) -> None:
     for server, path, body in (
-        (chat, "chat", {**CHAT, "stream": False}),
+        (chat, "chat", CHAT),
         (chat, "show", {}),
-        (chat, "generate", {"prompt": "Hello", "stream": False}),
+        (chat, "generate", {"prompt": "Hello", "options": FIXED, "stream": False}),
         (embed, "embed", {"input": "Hello"}),
     ):
         for name in ("team/assistant", "gpt:latest", "llama3.2:1b"):

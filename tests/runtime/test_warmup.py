@@ -43,7 +43,7 @@ async def test_the_small_ways_of_all_capabilities_come_first_and_shared_ones_onc
 
 async def test_a_memory_budget_leaves_out_what_would_come_next(way, settings):
     notes = {}
-    ways = {"embeddings": [way("short", takes=64 << 20), way("long")], "rerank": [way("pair")]}
+    ways = {"embeddings": [way("short", takes=256 << 20), way("long")], "rerank": [way("pair")]}
     await warm_up(ways, settings(warmup_memory="32Mi"), notes)
     assert way.ran == ["short"]
     why = notes["embeddings"]["why"]
