@@ -32,7 +32,6 @@ class Page:
         del self.texts[slot][first // BLOCK :]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        assert not self.texts[target]
         self.texts[target] = self.texts[source][: length // BLOCK]
 
 
@@ -53,7 +52,10 @@ class Play:
         all_blocks = sum(slot.blocks for slot in self.table._slots)
         assert self.table.held == held
         assert self.table.cached == all_blocks - held
-        assert all_blocks <= BLOCKS
+        backed = sum(slot.backed for slot in self.table._slots)
+        assert all(slot.blocks <= slot.backed for slot in self.table._slots)
+        assert backed + self.table._free == BLOCKS
+        assert sum(map(len, self.memory.texts)) <= backed
         assert self.table.taken == len(self.texts)
 
     def take(self) -> None:
@@ -150,6 +152,20 @@ def test_a_slot_given_back_twice_is_an_error() -> None:
     table.give_back(slot)
     with pytest.raises(ValueError, match="free already"):
         table.give_back(slot)
+
+
+def test_memory_stays_with_a_slot_until_another_needs_it() -> None:
+    table = SlotTable(2, 4, Page())
+    first = table.take([]).slot
+    table.grow(first, 3)
+    table.give_back(first)
+    assert (table.cached, table._free) == (0, 1)
+    assert table.take([]).slot == first
+    table.grow(first, 1)
+    assert table._free == 1
+    other = table.take([]).slot
+    table.grow(other, 3)
+    assert [table._slots[slot].backed for slot in (first, other)] == [1, 3]
 
 
 def test_slots_beside_taken_ones_go_first() -> None:
