@@ -112,6 +112,7 @@ class Downstream(asyncio.Protocol):
         if self._requests and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
+        self.service.poll.seen()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets everything go."""
@@ -164,6 +165,7 @@ class Downstream(asyncio.Protocol):
                     return
                 await self._until_writable()
                 self._idle_since = self.now()
+                self.service.poll.seen()
             self._read_on()
         except asyncio.CancelledError:
             # The client has left: what is cancelled ends here.

@@ -17,6 +17,7 @@ from modelyard.gateway.errors import ClientClosed, Draining, UpstreamFailed
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.metrics import GatewayStats
 from modelyard.gateway.model_name import read_wanted, wanted_at_once
+from modelyard.gateway.poll import BusyPoll, cpu_is_limited
 from modelyard.gateway.reader import Limits
 from modelyard.gateway.settings import GatewaySettings
 
@@ -38,6 +39,7 @@ class Service:
         self.connections: set[Downstream] = set()
         self.draining = False
         self.closing = False
+        self.poll = BusyPoll(0.0 if cpu_is_limited() else settings.busy_poll_microseconds / 1e6, asyncio.get_running_loop())
         self._idle = asyncio.Event()
         self.access_log = access_log
         self._directory = directory

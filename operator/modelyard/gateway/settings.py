@@ -49,6 +49,11 @@ class GatewaySettings(BaseSettings):
     upstream_idle_timeout: Duration = Field(
         default=timedelta(seconds=4), description="An idle connection to a replica is closed after this; uvicorn closes after 5 s."
     )
+    busy_poll_microseconds: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=200,
+        description="While requests come and end less than this apart on average, the core is kept awake for the next one, for as long at "
+        "most. 0 never polls; neither does a gateway with a CPU limit.",
+    )
 
     # Shutdown.
     settle_time: Duration = Field(
