@@ -112,7 +112,6 @@ class Downstream(asyncio.Protocol):
         if self._requests and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
-        self.service.poll.seen()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Lets everything go."""
@@ -156,16 +155,17 @@ class Downstream(asyncio.Protocol):
         try:
             while self._requests:
                 exchange = self._exchange = Exchange(self._requests.popleft(), self)
+                self.service.poll.began()
                 try:
                     await self.service.handle(exchange)
                 finally:
+                    self.service.poll.ended()
                     self._exchange = None
                 if exchange.close:
                     self._end(exchange)
                     return
                 await self._until_writable()
                 self._idle_since = self.now()
-                self.service.poll.seen()
             self._read_on()
         except asyncio.CancelledError:
             # The client has left: what is cancelled ends here.

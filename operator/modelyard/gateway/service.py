@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 
 from modelyard.api.errors import ApiError, BadGateway, InternalError, Unavailable
@@ -39,7 +40,8 @@ class Service:
         self.connections: set[Downstream] = set()
         self.draining = False
         self.closing = False
-        self.poll = BusyPoll(0.0 if cpu_is_limited() else settings.busy_poll_microseconds / 1e6, asyncio.get_running_loop())
+        bound = 0.0 if cpu_is_limited() else settings.busy_poll_microseconds / 1e6
+        self.poll = BusyPoll(bound, os.cpu_count() or 1, asyncio.get_running_loop())
         self._idle = asyncio.Event()
         self.access_log = access_log
         self._directory = directory
