@@ -37,7 +37,7 @@ class Bench:
         assert len(set(slots)) == len(slots)
         assert self.table.held <= self.table.blocks
         prompts = sum(item.span.length for item in work if id(item.sequence) not in decoding and item.span.length > 1)
-        assert prompts <= max(BESIDE if decoding else BUDGET, min(TOGETHER, BESIDE * waiting))
+        assert prompts <= max(BESIDE if decoding else BUDGET, min(TOGETHER, BUDGET * waiting) if waiting > 1 else 0)
         ready = [item.sequence for item in work if item.samples]
         self.scheduler.computed(work, [False] * len(work))
         for sequence in ready:

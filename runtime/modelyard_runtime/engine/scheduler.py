@@ -134,10 +134,13 @@ class Scheduler:
             self.running.append(sequence)
 
     def _prompt_tokens(self, prompts: int, *, beside: bool) -> int:
-        """Returns how many tokens of so many prompts a step may read: the more wait, the more: a step has its price, however small."""
+        """Returns how many tokens of so many prompts a step may read.
+
+        The more wait, the more: then all soon stream together, and a step costs little more with many streams than with few.
+        """
         settings = self._settings
         one = settings.prefill_tokens_beside_decodes if beside else settings.prefill_tokens
-        return max(one, min(settings.prefill_tokens_beside_decodes * prompts, settings.prefill_tokens_together))
+        return one if prompts < 2 else max(one, min(settings.prefill_tokens * prompts, settings.prefill_tokens_together))
 
     def _place(self, sequence: Sequence) -> None:
         reuse = self._settings.prefix_caching and not sequence.scores_prompt
