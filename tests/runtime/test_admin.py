@@ -71,6 +71,18 @@ def test_diagnostics_show_what_it_runs_on_and_no_secret(start, tmp_path):
     assert told["versions"]["torch"]
     assert told["memory"]["limit"] >= told["memory"]["available"]
     assert told["settings"]["max_pulls"] == 2
+    process = told["process"]
+    assert process["tasks"]["Server.run_until_told"] >= 2, "one for each port"
+    assert min(process["threads"], process["files"]) > 0
+
+
+def test_diagnostics_show_child_processes(start):
+    server = start()
+    schema = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}
+    chat = {"model": server.name, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "response_format": schema}
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=chat, timeout=60).status_code == 200
+    children = get(server, "diagnostics").json()["process"]["children"]
+    assert any(child["runs"] == "modelyard_runtime.structured.worker" and child["resident"] > 0 for child in children)
 
 
 def test_a_failed_model_shows_why(start):

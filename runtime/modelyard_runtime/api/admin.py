@@ -8,8 +8,9 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -176,9 +177,10 @@ async def stats(request: Request) -> Response:
 
 @router.get("/diagnostics")
 async def diagnostics(request: Request) -> Response:
-    """Returns what the process runs on and with: devices, memory, versions, and settings without secrets."""
+    """Returns what the process runs on and with: devices, memory, versions, what it is made of, and settings without secrets."""
     settings = runtime_of(request).settings
-    held = await asyncio.to_thread(memory.held)
+    tasks = Counter(_running(task) for task in asyncio.all_tasks())
+    held, parts = await asyncio.gather(asyncio.to_thread(memory.held), asyncio.to_thread(_parts))
     return json_response(
         {
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
@@ -190,6 +192,7 @@ async def diagnostics(request: Request) -> Response:
                 "held": held,
             },
             "devices": _devices(),
+            "process": {"tasks": dict(sorted(tasks.items())), **parts},
             "settings": settings.model_dump(mode="json"),
         }
     )
@@ -243,6 +246,28 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _running(task: asyncio.Task[Any]) -> str:
+    """Returns what a task runs, as its source names it."""
+    coroutine = task.get_coro()
+    return getattr(coroutine, "__qualname__", type(coroutine).__name__)
+
+
+def _parts() -> dict[str, Any]:
+    """Returns the process's threads and open files by number, and each process that it has started, with its bytes of memory."""
+    process = psutil.Process()
+    children = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            children.append({"pid": child.pid, "runs": _program(child), "resident": child.memory_info().rss})
+    return {"threads": process.num_threads(), "files": process.num_fds(), "children": children}
+
+
+def _program(process: psutil.Process) -> str:
+    """Returns the module that a process of Python's runs, or its name. Arguments are left out: they may hold secrets."""
+    words = process.cmdline()
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else process.name()
 
 
 def _devices() -> list[dict[str, Any]]:
