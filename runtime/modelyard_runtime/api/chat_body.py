@@ -112,7 +112,7 @@ class Message(Body):
 class ChatBody(SamplingBody):
     """A chat completion's request."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Tokens | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None

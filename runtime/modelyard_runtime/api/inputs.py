@@ -20,7 +20,7 @@ def normalize(value: Any) -> list[str | list[int]]:
     for index, item in enumerate(inputs):
         if not item:
             raise invalid(f"element {index} is empty; send at least one character or token")
-        if isinstance(item, list) and not all(_is_token(token) for token in item):
+        if isinstance(item, list) and not _are_tokens(item):
             raise invalid(f"element {index} has values that are no token ids; {_FORMS}")
     return inputs
 
@@ -32,15 +32,16 @@ def _as_inputs(value: Any) -> list[str | list[int]]:
         raise invalid(_FORMS)
     if not value:
         raise invalid("is empty; send at least one text")
-    if all(_is_token(item) for item in value):
+    if _are_tokens(value):
         return [value]
     if all(isinstance(item, str) for item in value) or all(isinstance(item, list) for item in value):
         return value
     raise invalid(_FORMS)
 
 
-def _is_token(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+def _are_tokens(values: list[Any]) -> bool:
+    """Whether all are token ids; there may be millions."""
+    return set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 2**31
 
 
 Inputs = Annotated[

@@ -63,7 +63,7 @@ class RerankBody(ScoringBody):
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int | None, unsupported()] = None
     max_chunks_per_doc: Annotated[int | None, unsupported(1)] = None
-    rank_fields: Annotated[list[str] | None, unsupported(["text"])] = None
+    rank_fields: Annotated[Any, unsupported(["text"])] = None
     client_name: Ignored = None
 
 

@@ -55,7 +55,7 @@ class DetokenizeBody(Body):
     """Token ids."""
 
     model: ModelName | None = None
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=_MAX_TOKENS)]
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=_MAX_TOKENS, fail_fast=True)]
 
 
 @router.post("/tokenize")

@@ -47,6 +47,7 @@ KeepAlive = Annotated[
 ]
 Count = Annotated[int, Field(ge=-2, le=10_000_000)]
 Image = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 Format = Annotated[
     dict[str, Any] | Literal["", "json"] | None,
     WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string", "enum": ["", "json"]}, {"type": "null"}]}),
@@ -175,7 +176,7 @@ class Message(Body):
 class ChatBody(AnswerBody):
     """``/api/chat``. Without messages the model is only loaded, or with ``keep_alive`` 0 unloaded."""
 
-    messages: Annotated[list[Message], Field(max_length=4096)] | None = None
+    messages: Annotated[list[Message], Field(max_length=4096, fail_fast=True)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
 
 
@@ -203,7 +204,7 @@ class GenerateBody(AnswerBody):
 class EmbedBody(ModelBody):
     """``/api/embed``."""
 
-    input: Annotated[str | list[str], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
+    input: Annotated[str | Texts, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
     truncate: bool | None = None
     dimensions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 

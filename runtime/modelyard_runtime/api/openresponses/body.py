@@ -15,6 +15,7 @@ from modelyard_runtime.api.openresponses.items import Item, messages_of
 from modelyard_runtime.api.openresponses.naming import reworded
 
 _MAX_ITEMS = 4096
+_MAX_METADATA = 16
 #: Fields that chat requests have too.
 _SHARED = (
     *("model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty"),
@@ -44,8 +45,19 @@ def _stateless(value: Any) -> Any:
     return value
 
 
+def _few(value: Any) -> Any:
+    """Refuses many at once, before each of them is looked at."""
+    if isinstance(value, dict) and len(value) > _MAX_METADATA:
+        raise invalid(f"must have at most {_MAX_METADATA} element(s)")
+    return value
+
+
 Stateless = Annotated[Any, BeforeValidator(_stateless)]
-Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    BeforeValidator(_few),
+    Field(max_length=_MAX_METADATA),
+]
 
 
 class TextConfig(Body):
