@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import orjson
 
@@ -19,6 +21,31 @@ _PATIENCE = 5
 _ATTEMPTS = 2
 #: What a process needs of the environment: to find Python and its packages, and to tell the time. No secret is among it.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TZ")
+
+
+#: Processes that nobody asks yet, by what they run.
+_early: dict[str, subprocess.Popen[bytes]] = {}
+_early_lock = threading.Lock()
+
+
+def start_early(module: str) -> None:
+    """Starts the process that the next `Child` of a module will ask: it imports what it needs while the server does other things.
+
+    Where that fails nothing is lost; the child will say so.
+    """
+    with _early_lock:
+        if module not in _early:
+            with suppress(OSError):
+                _early[module] = _spawn(module)
+
+
+def end_early() -> None:
+    """Ends what was started early and not asked."""
+    with _early_lock:
+        unused = [_early.popitem()[1] for _ in range(len(_early))]
+    for process in unused:
+        process.kill()
+        process.communicate()
 
 
 class ChildFailed(Exception):
@@ -104,16 +131,27 @@ class Child:
         return self.process
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - a module of ours
-            [sys.executable, "-P", "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        )
+        if self._stderr is not None:
+            return _spawn(self._module, self._stderr)
+        with _early_lock:
+            early = _early.pop(self._module, None)
+        if early is not None and early.poll() is not None:
+            early.communicate()
+            early = None
+        return early or _spawn(self._module)
 
     def _exchange(self, process: subprocess.Popen[bytes], message: bytes, seconds: float) -> Message:
         """Sends a message and returns the answer. Raises TimeoutError, or OSError when there will be none."""
         framing.send(process, message, seconds)
         answer: Message = orjson.loads(framing.receive(process, seconds, self._most_bytes))
         return answer
+
+
+def _spawn(module: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - a module of ours
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    )

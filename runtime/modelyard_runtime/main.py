@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from modelyard_runtime.arguments import parse
+from modelyard_runtime.collecting import importing
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.hardware import set_waiting
 from modelyard_runtime.settings import PullSettings, ServeSettings
@@ -51,7 +52,8 @@ def _run(settings: ServeSettings | PullSettings) -> None:
         pull(settings)
     else:
         set_waiting(settings.cores)
-        from modelyard_runtime.serving.server import run  # noqa: PLC0415
+        with importing():
+            from modelyard_runtime.serving.server import run  # noqa: PLC0415
 
         run(settings)
 

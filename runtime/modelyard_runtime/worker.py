@@ -27,11 +27,14 @@ OVERRAN = signal.SIGPROF
 
 
 def live(prepare: Callable[[Message], Callable[[Message], Message]]) -> None:
-    """Answers questions until the input ends; ``prepare`` makes what answers them of the first message."""
+    """Answers questions until the input ends; ``prepare`` makes what answers them of the first message, which may never come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to the server, which ends this process
     signal.signal(OVERRAN, signal.SIG_DFL)
     messages = map(orjson.loads, framing.messages(sys.stdin.buffer))
-    answer = prepare(next(messages))
+    hello = next(messages, None)
+    if hello is None:
+        return
+    answer = prepare(hello)
     _limit_memory()
     _write({})
     for message in messages:

@@ -6,12 +6,14 @@ PyTorch; ``serve`` runs on the event loop and returns at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from modelyard_runtime.child import start_early
+from modelyard_runtime.collecting import importing
 from modelyard_runtime.metrics import Load, Metrics
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.limiter import Gate, Limiter, Limiters
@@ -100,19 +102,32 @@ class FamilyModule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``capabilities`` that one model may have together; ``module`` is imported when a model of the family is loaded."""
+    """``capabilities`` that one model may have together; ``module`` is imported when a model of the family is loaded.
+
+    ``processes`` are, by capability, those whose start takes a while, as the modules that they run.
+    """
 
     name: str
     capabilities: frozenset[str]
     module: str
+    processes: Mapping[str, str] = field(default_factory=dict)
 
-    def implementation(self) -> FamilyModule:
-        """Imports the module."""
-        return cast(FamilyModule, import_module(self.module))
+    def implementation(self, capabilities: Sequence[str]) -> FamilyModule:
+        """Imports the module, while the processes that a model with such capabilities will ask start on other cores."""
+        for capability in capabilities:
+            if capability in self.processes:
+                start_early(self.processes[capability])
+        with importing():
+            return cast(FamilyModule, import_module(self.module))
 
 
 FAMILIES = (
-    Family("generation", frozenset({"chat", "completions", "vision"}), "modelyard_runtime.serving.generation"),
+    Family(
+        "generation",
+        frozenset({"chat", "completions", "vision"}),
+        "modelyard_runtime.serving.generation",
+        {"chat": "modelyard_runtime.models.template_worker"},
+    ),
     Family("embeddings", frozenset({"embeddings", "rerank"}), "modelyard_runtime.serving.embeddings"),
     Family("ranking", frozenset({"rerank", "classify"}), "modelyard_runtime.serving.ranking"),
     Family("transcription", frozenset({"transcription"}), "modelyard_runtime.serving.transcription"),

@@ -7,8 +7,9 @@ from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -38,10 +39,12 @@ from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.merge import merge
 from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
-from modelyard_runtime.serving.sight import Sight
 from modelyard_runtime.serving.speech import Speech
 from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from modelyard_runtime.serving.sight import Sight
 
 #: What requests may always set in a chat template.
 _TEMPLATE_VARIABLES = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
@@ -82,7 +85,10 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     """Loads a decoder and makes its engine. Raises RuntimeFailed."""
     chosen = choose(folder, settings, capabilities, report)
     loaded, engine = chosen.model, chosen.engine
-    vision = Vision.of(folder, loaded.model) if "vision" in capabilities else None
+    vision = None
+    if "vision" in capabilities:
+        import_module("modelyard_runtime.serving.sight")  # a fifth of a second, which only models that see need, and no event loop
+        vision = Vision.of(folder, loaded.model)
     for given in settings.adapter:
         name, _, source = given.partition("=")
         assert isinstance(engine, TransformersEngine)
@@ -133,7 +139,7 @@ class GenerationService:
         readers, waiting = helpers(loaded.device), context.admitted(loaded.sequences)
         self._reading = Limiter(concurrency=readers, max_queue=waiting, queue_timeout=timeout)
         self._device = loaded.device
-        self._sight = None if loaded.vision is None else Sight(loaded.vision, settings, readers)
+        self._sight = None if loaded.vision is None else _sight(loaded.vision, settings, readers)
         self.codec = PromptCodec(loaded.model.reader, self.bounds, self._reading)
         self._metrics = context.metrics
 
@@ -300,6 +306,12 @@ class GenerationService:
             ) from error
         except RequestFailed as error:
             raise InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed") from error
+
+
+def _sight(vision: Vision, settings: ServeSettings, decoders: int) -> Sight:
+    from modelyard_runtime.serving.sight import Sight  # noqa: PLC0415 - see `load`
+
+    return Sight(vision, settings, decoders)
 
 
 def _check_template(model: ChatModel) -> None:

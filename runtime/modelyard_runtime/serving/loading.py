@@ -60,7 +60,7 @@ def find(settings: ServeSettings, report: Report) -> Found:
     capabilities = capabilities_of(folder, settings.capability)
     family = family_for(folder, capabilities)
     report(Step(Phase.LOAD, 0.0))
-    return Found(folder, facts_of(folder), capabilities, family, family.implementation())
+    return Found(folder, facts_of(folder), capabilities, family, family.implementation(capabilities))
 
 
 def check_options(found: Found, settings: ServeSettings, own: Collection[str]) -> None:

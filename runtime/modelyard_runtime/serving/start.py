@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from modelyard_runtime.child import end_early
 from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed
 from modelyard_runtime.progress import Phase, Step, Stopped
 from modelyard_runtime.serving import memory
@@ -41,6 +42,8 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
     except Exception as error:
         logger.exception("the start failed")
         raise Crashed(f"the start failed: {type(error).__name__}: {error}") from error
+    finally:
+        await asyncio.to_thread(end_early)
 
 
 async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception], None]) -> None:
