@@ -38,9 +38,9 @@ LENGTH = 110
 class Steps:
     """A core that steps when told to."""
 
-    def __init__(self, folder: Path, quantization: Quantization):
+    def __init__(self, folder: Path, quantization: Quantization, prompt: int):
         model = load_causal_lm(folder, dtype="auto", device="cpu", progress=lambda fraction: None, quantization=quantization)
-        settings = EngineSettings(max_model_length=1024, prefix_caching=False, prefill_tokens_together=0)
+        settings = EngineSettings(max_model_length=1024, prefix_caching=False, prefill_tokens=prompt, prefill_tokens_together=0)
         self._core = Core(model, settings, choose_capacity(model, settings, adopt(model)))
         self._random = random.Random(1)
         self._tokens = model.vocabulary_size
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     cache = Path(os.environ.get("MODELYARD_CACHE_DIR", Path.home() / ".cache" / "modelyard"))
-    steps = Steps(resolve(arguments.model, cache_dir=cache, progress=lambda step: None), arguments.quantization)
+    steps = Steps(resolve(arguments.model, cache_dir=cache, progress=lambda step: None), arguments.quantization, arguments.prompt)
     print(f"{'milliseconds':18}" + "".join(f"{name:>14}" for name in ("step", *PARTS, "small", "Python")), flush=True)
     for rows in arguments.rows:
         steps.decoding(rows, arguments.steps)

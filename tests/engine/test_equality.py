@@ -7,14 +7,17 @@ order of additions, by at most 5e-4 in SmolLM2's scores. From such a tie on the 
 import asyncio
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from modelyard_runtime.engine.attention import NAME
 from modelyard_runtime.engine.speculation import Speculator
-from transformers import AttentionInterface
+from modelyard_runtime.models.packing import PackedLinear
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 TIE = 2e-3
 #: Requests to the real model; `make equality` has 64.
@@ -71,6 +74,20 @@ async def test_greedy_equals_generate(kit: Any, family: str) -> None:
         company = await among_strangers(kit, engine, prompts, new_tokens=24)
     equal = [compared(tokens, reference) for tokens, reference in zip(alone + company, references * 2, strict=True)]
     assert sum(equal) >= 0.9 * len(equal) * 24
+
+
+async def test_weights_that_come_in_16_bits_answer_as_the_same_in_32(kit: Any, tmp_path: Path) -> None:
+    shutil.copytree(kit.folder("qwen3"), tmp_path, dirs_exist_ok=True)
+    AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    prompts = prompts_for(seed=6, count=14, longest=40)
+    references = kit.references(tmp_path, prompts, new_tokens=16)
+    loaded = kit.load(tmp_path)
+    assert all(layer.narrow is not None for layer in loaded.model.modules() if isinstance(layer, PackedLinear))
+    async with kit.engine(loaded, max_concurrent_sequences=14) as engine:
+        alone = [await kit.tokens(engine, prompt, max_tokens=16) for prompt in prompts[:3]]
+        company = await asyncio.gather(*(kit.tokens(engine, prompt, max_tokens=16) for prompt in prompts))
+    equal = [compared(tokens, reference) for tokens, reference in zip(alone + company, references[:3] + references, strict=True)]
+    assert sum(equal) >= 0.9 * len(equal) * 16
 
 
 #: Memory for a few of the requests at once, prompts in several chunks, guesses, prefixes: all that could make an answer another one.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from modelyard_runtime.models.packing import MklLinear, OneDnnLinear, PackedLinear, pack, packing
+from modelyard_runtime.models.packing import MklLinear, OneDnnLinear, PackedLinear, narrowed, pack, packing
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,13 +34,39 @@ def test_rows_that_are_not_contiguous_are_taken_as_they_look(kind: type[PackedLi
         torch.testing.assert_close(kind(linear)(rows), linear(rows), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_that_came_in_16_bits_are_kept_in_16_bits_too(kind: type[PackedLinear], bias: bool) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(96, 31, bias=bias)).requires_grad_(False)
+    plain[0].weight.copy_(plain[0].weight.bfloat16())
+    shapes = [(1, count, 96) for count in (1, 2, 7, 12, 13, 40)] + [(96,), (1, 0, 96)]
+    rows = [torch.randn(shape) for shape in shapes] + [torch.randn(1, 96, 5).transpose(1, 2)]
+    wanted = [plain(row) for row in rows]
+    pack(plain, kind)
+    assert plain[0].narrow is not None
+    for row, product in zip(rows, wanted, strict=True):
+        torch.testing.assert_close(plain(row), product, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_of_more_than_16_bits_and_large_ones_are_not_narrowed() -> None:
+    linear = nn.Linear(96, 31)
+    assert narrowed(linear, 10**9) is None
+    linear.weight.data = linear.weight.data.bfloat16().float()
+    assert narrowed(linear, 2 * 96 * 31) is not None
+    assert narrowed(linear, 2 * 96 * 31 - 1) is None
+    linear.weight.data[0, 0] = 1e6
+    assert narrowed(linear, 10**9) is None
+    assert narrowed(linear.bfloat16(), 10**9) is None
+
+
 class Wrong(PackedLinear):
     """A library that multiplies layers of 8 inputs badly."""
 
     def packed(self, weight: torch.Tensor) -> torch.Tensor:
         return weight
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+    def product(self, rows: torch.Tensor, count: int) -> torch.Tensor:
         product = nn.functional.linear(rows, self.weight, self.bias)
         return product * 1.1 if self.in_features == 8 else product
 
