@@ -214,6 +214,13 @@ async def test_what_does_not_compile_says_why(compiler: GrammarCompiler, schema:
             await compiler.compile(grammar(json_rule(normalised(schema))))
 
 
+async def test_a_refusal_does_not_show_the_grammar(compiler: GrammarCompiler) -> None:
+    with pytest.raises(GrammarRefused) as refused:
+        await compiler.compile(f"%llguidance {{}}\n\nstart: word\n\n\nword: {json_rule({'type': 'number', 'multipleOf': 1e300})}\n")
+    assert "too many digits" in str(refused.value)
+    assert "start" not in str(refused.value)
+
+
 async def test_hostile_grammars_end_in_time_and_harm_no_one(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.3)
     try:

@@ -20,6 +20,8 @@ from modelyard_runtime.structured.matcher import CompiledGrammar
 from modelyard_runtime.structured.process import Trial
 
 _PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+#: Where the library begins to show the grammar, from some lines above the one that it speaks of.
+_SHOWN = re.compile(r"\n +\d+ \| ")
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -143,4 +145,4 @@ def _one_line(text: str) -> str:
     """Returns the library's own words: without the place in a grammar that no client sees, the grammar, or how the library is built."""
     if text.startswith("panic"):
         return "it is too large for a grammar; make it simpler"
-    return " ".join(_PLACE.sub("", text.partition("\n   1 |")[0]).split())[:500]
+    return " ".join(_PLACE.sub("", _SHOWN.split(text, maxsplit=1)[0]).split())[:500]
