@@ -149,6 +149,16 @@ def test_the_runtime_knows_every_flag_that_is_planned(make_model):
     assert settings.served_model_name == "assistant"
 
 
+def test_weights_above_a_size_in_fewer_bits(make_model):
+    from modelyard_runtime.arguments import parse
+
+    args = container(make_model(engine={"quantization": "auto", "quantizeAbove": "1.5Gi"}))["args"]
+    assert args[-2:] == ["--quantization=auto", "--quantize-above=1610612736"]
+    settings = parse(["serve", *args])
+    assert (settings.quantization, settings.quantize_above) == ("auto", "1610612736")
+    assert "--quantize-above" not in " ".join(container(make_model(engine={"quantization": "auto"}))["args"])
+
+
 def test_an_object_stores_keys_come_from_the_secret_by_name(make_model):
     amazon = make_model(model={"source": "s3://bucket/a", "credentialsSecret": "keys"})
     variables = {variable["name"]: variable for variable in container(amazon)["env"]}

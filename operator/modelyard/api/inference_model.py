@@ -124,6 +124,14 @@ class Parallelism(Part):
 class Engine(Part):
     """The program that serves the model, and its arguments."""
 
+    rules = (
+        Rule(
+            "!has(self.quantizeAbove) || self.quantization == 'auto'",
+            "has its effect with quantization: auto alone",
+            field_path=".quantizeAbove",
+        ),
+    )
+
     name: Annotated[EngineName, OnlyYet(("transformers",))] = Field(default=EngineName.TRANSFORMERS, description="The engine.")
     image: Image | None = Field(default=None, description="The runtime's image instead of the operator's setting.")
     args: Annotated[list[Argument], Field(max_length=64)] = Field(
@@ -133,7 +141,12 @@ class Engine(Part):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Data type of weights; auto asks the device what it computes fastest."
     )
-    quantization: Literal["none", "int8", "int4", "fp8"] = Field(default="none", description="Weight quantization at load.")
+    quantization: Literal["auto", "none", "int8", "int4", "fp8"] = Field(
+        default="none", description="Weight quantization at load; auto is int4 for weight files larger than quantizeAbove."
+    )
+    quantize_above: Bytes | None = Field(
+        default=None, description="Size of weight files up to which quantization: auto leaves them as they are; 16Gi when left out."
+    )
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
     )

@@ -67,6 +67,7 @@ def _optional(spec: InferenceModelSpec) -> list[tuple[str, object]]:
     flags: list[tuple[str, object]] = [("adapter", f"{adapter.name}={local_source(adapter.source)}") for adapter in engine.adapters]
     if engine.quantization != "none":
         flags.append(("quantization", engine.quantization))
+        flags.append(("quantize-above", engine.quantize_above and int(quantities.parse(engine.quantize_above))))
     if spec.model.trust_remote_code:
         flags.append(("trust-remote-code", "true"))
     if generation is not None:
