@@ -75,8 +75,8 @@ test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
 equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weights: 64 requests that come and go
 	MODELYARD_EQUALITY_REQUESTS=64 $(BIN)/pytest -n 0 tests/engine/test_equality.py $(PYTEST_ARGS)
 
-soak: .venv/dev.stamp ## 20,000 requests to the engine that come, go and break off: nothing may be left of them
-	MODELYARD_SOAK_REQUESTS=20000 $(BIN)/pytest -n 0 --timeout 3600 tests/engine/test_soak.py $(PYTEST_ARGS)
+soak: .venv/dev.stamp ## 20,000 requests to the engine, and as many over HTTP, that come, go and break off: nothing may be left of them
+	MODELYARD_SOAK_REQUESTS=20000 $(BIN)/pytest -n 0 --timeout 3600 tests/engine/test_soak.py tests/runtime/test_soak.py $(PYTEST_ARGS)
 
 conformance: .venv/dev.stamp ## Other people's clients and tools against a server of tiny models (CASES=10000 requests made up)
 	$(BIN)/python conformance/run.py --cases $(or $(CASES),10000)

@@ -4,9 +4,12 @@ import asyncio
 import gc
 import os
 import random
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
+import pytest
 from modelyard_runtime.engine.base import EngineFailed
 from modelyard_runtime.engine.engine import TransformersEngine
 
@@ -34,13 +37,14 @@ async def visit(kit: Any, engine: TransformersEngine, chance: random.Random) -> 
     await stream.aclose()
 
 
-async def crowd(kit: Any, engine: TransformersEngine, requests: int, seed: int) -> None:
-    chance = random.Random(seed)
-    left = iter(range(requests))
+async def crowd(kit: Any, engine: TransformersEngine, requests: range, tell: Callable[[int], None]) -> None:
+    chance = random.Random(requests.start)
+    left, ended = iter(requests), iter(requests)
 
     async def visitor() -> None:
         for _ in left:
             await visit(kit, engine, chance)
+            tell(next(ended) + 1)
 
     await asyncio.gather(*(visitor() for _ in range(16)))
     await kit.settled(engine)
@@ -51,13 +55,26 @@ def memory() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-async def test_nothing_is_left_of_a_crowd(kit: Any) -> None:
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[int], None]:
+    """Says how far a long run is."""
+    began = time.monotonic()
+
+    def say(ended: int) -> None:
+        if ended % 1000 == 0:
+            with capsys.disabled():
+                print(f"{ended} requests, {memory() / (1 << 20):.1f} MiB, {time.monotonic() - began:.0f} s", flush=True)
+
+    return say
+
+
+async def test_nothing_is_left_of_a_crowd(kit: Any, tell: Callable[[int], None]) -> None:
     tricks = {"prefill_tokens": 32, "speculative_tokens": 3, "max_concurrent_sequences": 8, "kv_cache_tokens": 512}
     async with kit.engine("llama", max_model_length=160, **tricks) as engine:
         tasks = len(asyncio.all_tasks())
-        await crowd(kit, engine, REQUESTS // 4, seed=1)
+        await crowd(kit, engine, range(REQUESTS // 4), tell)
         before = memory()
-        await crowd(kit, engine, REQUESTS - REQUESTS // 4, seed=2)
+        await crowd(kit, engine, range(REQUESTS // 4, REQUESTS), tell)
         stats, table = engine.stats(), engine._core.table
         assert (stats.running, stats.waiting, table.taken, table.held) == (0, 0, 0, 0)
         assert (engine._streams, engine._known, len(asyncio.all_tasks())) == ({}, set(), tasks)
