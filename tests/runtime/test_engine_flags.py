@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.hardware import is_intel
 from modelyard_runtime.main import parse
 
 QUESTION = "Tell me of the sea, of the sea and of the sea, and once more of the sea. " * 3
@@ -53,12 +54,13 @@ def test_answers_are_the_same_wherever_keys_and_values_lie(chat, start):
     assert server.metric("kv_cache_usage_perc") == 0
 
 
-def test_large_weights_become_four_bits_where_that_is_asked_for(start, caplog):
-    caplog.set_level("INFO", "modelyard_runtime")
-    for above, kind in (("1Ki", "in int4 on cpu"), ("1Ti", "in float32 on cpu")):
-        caplog.clear()
-        assert len(text(ask(start(quantization="auto", quantize_above=above, dtype="float32"))))
-        assert kind in caplog.text
+def test_large_weights_become_four_bits_where_that_is_asked_for(start):
+    for above, kind, layer in (("1Ki", "int4", "Int4Linear"), ("1Ti", "none", "MklLinear" if is_intel() else "OneDnnLinear")):
+        server = start(quantization="auto", quantize_above=above, dtype="float32")
+        assert len(text(ask(server)))
+        engine = httpx.get(f"{server.url}/v1/models/{server.name}").json()["engine"]
+        assert (engine["quantization"], engine["dtype"]) == (kind, "float32")
+        assert layer in engine["kernels"]
 
 
 @pytest.mark.parametrize("flag", ["--kv-cache=heap", "--quantize-above=much", "--device-map=all", "--device-memory=0%", "--cuda-graphs=on"])

@@ -114,7 +114,12 @@ def test_the_status_shows_the_chain(bloom: Running) -> None:
 
 
 def test_the_batching_engine_is_first(chat: Running) -> None:
-    assert httpx.get(f"{chat.url}/v1/models/tiny-chat").json()["engine"] == {"name": "batching", "tried": []}
+    engine = httpx.get(f"{chat.url}/v1/models/tiny-chat").json()["engine"]
+    assert (engine["name"], engine["tried"]) == ("batching", [])
+    assert (engine["device"], engine["quantization"]) == ("cpu", "none")
+    assert engine["dtype"] in {"float32", "bfloat16"}
+    assert engine["kernels"]["FusedLayer"] == 2
+    assert httpx.get(f"{chat.private_url}/admin/diagnostics").json()["engines"] == {"tiny-chat": engine}
 
 
 def test_answers_stream_as_they_are_and_seeds_hold(bloom: Running) -> None:

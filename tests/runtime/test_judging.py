@@ -32,6 +32,8 @@ def test_the_models_say_what_they_are_for(server):
     models = {entry["id"]: entry for entry in httpx.get(f"{server.url}/v1/models").json()["data"]}
     assert models["tiny-embed"]["capabilities"] == ["embeddings", "rerank"]
     assert models["tiny-embed"]["embedding_size"] == 64
+    assert models["tiny-embed"]["engine"]["name"] == models["moods"]["engine"]["name"] == "encoder"
+    assert models["tiny-embed"]["engine"]["packed"] is True
     assert models["reranker"]["capabilities"] == ["rerank"]
     assert models["moods"]["capabilities"] == ["classify"]
     assert models["moods"]["labels"] == ["good", "bad", "odd"]

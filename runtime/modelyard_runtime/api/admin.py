@@ -177,8 +177,10 @@ async def stats(request: Request) -> Response:
 
 @router.get("/diagnostics")
 async def diagnostics(request: Request) -> Response:
-    """Returns what the process runs on and with: devices, memory, versions, what it is made of, and settings without secrets."""
-    settings = runtime_of(request).settings
+    """Returns what the process runs on and with: devices, memory, versions, how models are computed, its parts, settings without secrets."""
+    runtime = runtime_of(request)
+    settings = runtime.settings
+    engines = {model.name: model.service.describe().get("engine") for model in runtime.registry.models if model.service is not None}
     tasks = Counter(_running(task) for task in asyncio.all_tasks())
     held, parts = await asyncio.gather(asyncio.to_thread(memory.held), asyncio.to_thread(_parts))
     return json_response(
@@ -192,6 +194,7 @@ async def diagnostics(request: Request) -> Response:
                 "held": held,
             },
             "devices": _devices(),
+            "engines": engines,
             "process": {"tasks": dict(sorted(tasks.items())), **parts},
             "settings": settings.model_dump(mode="json"),
         }

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import usable_cores
+from modelyard_runtime.models.kernels import computed
 from modelyard_runtime.models.packed import NAME, Packing, packed
 from modelyard_runtime.models.pooling import Hidden
 from modelyard_runtime.models.tokenizing import Encoded
@@ -91,6 +92,10 @@ class Encoder:
     def packs(self) -> bool:
         """Whether texts are packed."""
         return self._offset is not None
+
+    def shown(self) -> dict[str, Any]:
+        """Returns what the model's status says of how it is computed."""
+        return {"name": "encoder", **computed(self.model, self.model.dtype, self.device), "packed": self.packs}
 
     def unpack(self) -> None:
         """Goes back to padding, and to the model's own attention."""

@@ -41,12 +41,13 @@ class EmbeddingService(TextService[EmbeddingModel]):
 
     def __init__(self, model: EmbeddingModel, context: Context):
         super().__init__(model, context, model.embed, packs=model.encoder.packs)
+        self._engine = model.encoder.shown()
         self.cache = VectorCache(context.settings.embedding_cache_bytes)
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
         prompts = {"prompts": sorted(self.model.layout.prompts)} if self.model.layout.prompts else {}
-        return {"max_model_len": self.max_length, "embedding_size": self.model.dimensions, **prompts}
+        return {"max_model_len": self.max_length, "embedding_size": self.model.dimensions, **prompts, "engine": self._engine}
 
     async def embed(
         self, inputs: Inputs, prompting: Prompting = NO_PROMPTING, truncation: Truncation | None = None

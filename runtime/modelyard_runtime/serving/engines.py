@@ -17,6 +17,7 @@ from modelyard_runtime.engine.storage import page_of
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
 from modelyard_runtime.models import quantising
 from modelyard_runtime.models.fusing import fusable
+from modelyard_runtime.models.kernels import computed
 from modelyard_runtime.models.loading import LoadedModel, lay_out, read_causal_lm
 from modelyard_runtime.models.placement import free_memory, is_spread, room
 from modelyard_runtime.models.quantising import Quantization
@@ -40,16 +41,18 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A model in memory with the engine that runs it: ``batching`` or ``generate``."""
+    """A model in memory with the engine that runs it: ``batching`` or ``generate``; what its weights became at load."""
 
     model: LoadedModel
     engine: TransformersEngine | GenerateEngine
     name: str
+    quantization: Quantization
     tried: tuple[Tried, ...] = ()
 
     def shown(self) -> dict[str, Any]:
         """Returns what the model's status says."""
-        return {"name": self.name, "tried": [asdict(one) for one in self.tried]}
+        how = computed(self.model.model, self.model.dtype, self.model.device, self.quantization)
+        return {"name": self.name, "tried": [asdict(one) for one in self.tried], **how}
 
 
 def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> Chosen:
@@ -66,7 +69,7 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
     bounds = engine_settings(settings, loaded.device.type)
     usual = fusable(loaded.model)
     try:
-        return Chosen(loaded, _batching(loaded, quantization, bounds), "batching")
+        return Chosen(loaded, _batching(loaded, quantization, bounds), "batching", quantization)
     except UnsupportedModel as refusal:
         first = _brief(refusal)
     try:
@@ -79,7 +82,7 @@ def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...],
     except UnsupportedModel as second:
         raise UnsupportedModel(f"no engine runs this model. batching: {first}; generate: {_brief(second)}", _REMEDY) from second
     logger.warning("this model runs by plain generate, one request at a time; batching: %s", first)
-    return Chosen(loaded, engine, "generate", (Tried("batching", first),))
+    return Chosen(loaded, engine, "generate", quantization, (Tried("batching", first),))
 
 
 def _reading(folder: Path, settings: ServeSettings, quantization: Quantization, report: Report) -> Callable[[], LoadedModel]:

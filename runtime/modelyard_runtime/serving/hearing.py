@@ -52,7 +52,8 @@ class TranscriptionService:
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
-        return {"languages": list(self.model.languages), "max_audio_seconds": self._settings.max_audio_seconds}
+        bound = self._settings.max_audio_seconds
+        return {"languages": list(self.model.languages), "max_audio_seconds": bound, "engine": self.model.shown()}
 
     def ways(self, capability: str) -> tuple[Way, ...]:
         """Returns the ways of a recording through the model: read as text, and with the times of its words."""

@@ -42,10 +42,11 @@ class RankingService(TextService[RankingModel]):
 
     def __init__(self, model: RankingModel, context: Context):
         super().__init__(model, context, model.judge, packs=model.packs)
+        self._engine = model.encoder.shown()
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
-        return {"max_model_len": self.max_length, "labels": self.model.labels}
+        return {"max_model_len": self.max_length, "labels": self.model.labels, "engine": self._engine}
 
     async def score(
         self, pairs: Sequence[tuple[str, str]], *, retrieval: bool, param: str, activated: bool = True, truncation: Truncation | None = None

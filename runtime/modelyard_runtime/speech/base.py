@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,10 @@ class SpeechModel(Protocol):
     batch: int
     #: Seconds that a window may last: `WINDOW_SECONDS`, or more where the model follows its own timestamps through a longer one.
     longest: int
+
+    def shown(self) -> dict[str, Any]:
+        """Returns what the model's status says of how it is computed."""
+        ...
 
     def count_tokens(self, text: str) -> int:
         """Returns the length of a text in tokens."""

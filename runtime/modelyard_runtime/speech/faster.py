@@ -55,6 +55,11 @@ class FasterWhisper:
         self._beams = beams
         self.languages = tuple(self._model.supported_languages)
 
+    def shown(self) -> dict[str, Any]:
+        """Returns what the model's status says of how it is computed."""
+        model = self._model.model
+        return {"name": "faster-whisper", "device": model.device, "dtype": model.compute_type}
+
     def count_tokens(self, text: str) -> int:
         """Returns the length of a text in tokens."""
         return len(self._model.hf_tokenizer.encode(text, add_special_tokens=False).ids)

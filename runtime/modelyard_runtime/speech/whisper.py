@@ -75,6 +75,11 @@ class TransformersWhisper:
         self.languages = tuple(code for code in LANGUAGES if f"<|{code}|>" in known) if self._multilingual else ("en",)
         self.batch = _BATCH.get(device.type, 4)
 
+    def shown(self) -> dict[str, Any]:
+        """Returns what the model's status says of how it is computed."""
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return {"name": "transformers", "device": str(self._model.device), "dtype": dtype}
+
     def count_tokens(self, text: str) -> int:
         """Returns the length of a text in tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -78,6 +78,7 @@ def test_a_prompt_changes_what_comes_and_may_be_any_length(model, samples):
 def test_a_multilingual_model_hears_languages_and_translates(multilingual, samples):
     model = TransformersWhisper(multilingual, device=torch.device("cpu"), dtype=torch.float32, beams=1)
     assert set(model.languages) == {"en", "de"}
+    assert model.shown() == {"name": "transformers", "device": "cpu", "dtype": "float32"}
     assert model.detect_language(samples) in model.languages
     german = model.transcribe([samples], Task("de", temperatures=GREEDY))[0]
     english = model.transcribe([samples], Task("de", translate=True, temperatures=GREEDY))[0]
@@ -88,6 +89,7 @@ def test_ctranslate2_reads_as_faster_whisper_itself(converted, samples):
     ours = FasterWhisper(converted, device="cpu", dtype="auto", beams=2)
     theirs = WhisperModel(str(converted), device="cpu")
     assert ours.languages == ("en",)
+    assert ours.shown() == {"name": "faster-whisper", "device": "cpu", "dtype": "float32"}
     expected, _ = theirs.transcribe(samples, beam_size=2, temperature=[0.0], word_timestamps=True, language="en")
     (found,) = ours.transcribe([samples], Task("en", temperatures=GREEDY, words=True))
     assert [(one.start, one.end, one.text, list(one.tokens)) for one in found] == [
