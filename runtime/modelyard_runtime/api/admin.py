@@ -177,7 +177,7 @@ async def stats(request: Request) -> Response:
 
 @router.get("/diagnostics")
 async def diagnostics(request: Request) -> Response:
-    """Returns what the process runs on and with: devices, memory, versions, how models are computed, its parts, settings without secrets."""
+    """Returns what the process runs on and with: devices, memory, versions, how models are computed, parts, settings without secrets."""
     runtime = runtime_of(request)
     settings = runtime.settings
     engines = {model.name: model.service.describe().get("engine") for model in runtime.registry.models if model.service is not None}
