@@ -111,6 +111,32 @@ def test_what_is_no_http(chat, request_, status):
     assert_serves(chat)
 
 
+def test_trailers_are_no_headers_and_not_kept(start):
+    server = start(api_key="secret")
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    body = json.dumps(CHAT).encode()
+    chunked = b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+    trailer = b"authorization: Bearer secret\r\n"
+    assert raw(server, head + chunked + trailer + b"\r\n").startswith(b"HTTP/1.1 401")
+    assert raw(server, head + trailer + chunked + b"x: y\r\n" * 100_000 + b"\r\n").startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("wish", ["h2c", "websocket"])
+def test_a_wish_for_another_protocol_is_ignored(chat, wish):
+    body = json.dumps(CHAT).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: {wish}\r\n"
+        f"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    last = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answers = raw(chat, head + body + head + body + last)
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 3
+
+
+def test_no_proxy(chat):
+    assert raw(chat, b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
 def raw(server, request: bytes) -> bytes:
     """Sends bytes and returns the answer, read to the connection's end."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:

@@ -229,6 +229,33 @@ async def test_the_rest_of_an_answer_that_nobody_reads_is_dropped(closing):
     await serving
 
 
+async def test_requests_that_are_sent_ahead_wait_outside():
+    """As many as come with one read are in memory, not all that the client sends while it waits."""
+    waiting = []
+
+    async def application(_scope, receive, send):
+        await receive()
+        leaving = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        waiting.extend(len(connection.pipeline) for connection in server.server_state.connections)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        await leaving
+
+    server = Server(application, listen("127.0.0.1", 0, "--port"), 20)
+    serving = asyncio.create_task(server.run_until_told())
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    request, count = b"GET / HTTP/1.1\r\nhost: x\r\npadding: %b\r\n\r\n" % (b"x" * 1000), 5000
+    writer.write(request * count)
+    async with asyncio.timeout(60):
+        for _ in range(count):
+            await reader.readuntil(b"\r\n\r\n")
+    assert max(waiting) < count / 5
+    writer.close()
+    server.tell(1)
+    await serving
+
+
 def test_drain_and_flush_share_one_deadline(start):
     """A stream that outlasts the drain timeout is cut off with an error then, not after a second wait."""
     server = start(drain_timeout="1s")

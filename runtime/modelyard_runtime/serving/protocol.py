@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sized
 from typing import Any
 
+import httptools
 from modelyard.api.names import REQUEST_ID_HEADER
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modelyard_runtime.logs import new_request_id
@@ -18,6 +21,50 @@ _MAX_HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 30.0
 _LINGER_SECONDS = 1.0
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class _Flow(FlowControl):
+    """Reads no further while requests wait behind another one: a client that sends ahead would fill the memory with them."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized):
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Reads on, when nothing waits."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
+class _Parser:
+    """httptools' parser of requests, which ``protocol`` is told of as if none had asked for another protocol (RFC 9110 §7.8).
+
+    Java's own client asks for HTTP/2 with each first one. The parser takes what follows the head for that protocol, so that the head is
+    put before it again without the wish.
+    """
+
+    def __init__(self, protocol: BoundedProtocol):
+        self._protocol = protocol
+        self._begin()
+
+    def feed_data(self, data: bytes) -> None:
+        """Parses. Raises httptools.HttpParserError."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                raise httptools.HttpParserError("this is no proxy") from None
+            head = self._protocol.head_without_upgrade()
+            self._begin()
+            self.feed_data(head + data[upgrade.args[0] :])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpRequestParser(self._protocol)
+        # As uvicorn has it: what comes behind a request that closes the connection is not read, and is no fault of that request.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -37,10 +84,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, stall_timeout: float, **options: Any):
         super().__init__(*args, **options)
         self._stall_timeout = stall_timeout
+        self.parser = _Parser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected: its first request's head is due."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,11 +134,28 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._expect_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. What follows a body is a trailer, which must not pass for one and is not kept: there may be any number of them."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Its head is complete; the middleware bounds what follows."""
+        """Its head is complete; the middleware bounds what follows. One that is to be read again is not served yet."""
         self._in_head = False
         self._stop_timer()
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def head_without_upgrade(self) -> bytes:
+        """Returns the request's head without its wish for another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, b"".join(lines))
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
@@ -126,6 +192,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _too_slow(self) -> None:
+        if self.flow.read_paused:  # by us: what is missing may have come
+            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._too_slow)
+            return
         self._refuse(408, f"The request's headers did not arrive within {_HEAD_SECONDS:g} s.")
 
     def _refuse(self, status: int, message: str) -> None:
