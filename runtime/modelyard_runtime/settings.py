@@ -82,7 +82,7 @@ class ComputeSettings(BaseModel):
         "that would slow both down many times. auto takes own where the process is bound to some of the machine's cores without a quota.",
     )
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
-        default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
+        default=None, description="Longest prompt plus answer, in tokens. By the model and the memory, 8192 at most, when left out."
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="Sequences generated at once.")
     adapter: Annotated[tuple[AdapterText, ...], NoDecode, split("\n")] = Field(

@@ -148,7 +148,7 @@ class Engine(Part):
         default=None, description="Size of weight files up to which quantization: auto leaves them as they are; 16Gi when left out."
     )
     max_model_length: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
-        default=None, description="Longest prompt plus answer, in tokens. The model's own context length when left out."
+        default=None, description="Longest prompt plus answer, in tokens. By the model and the memory, 8192 at most, when left out."
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="Sequences that one replica generates at once."
