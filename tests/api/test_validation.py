@@ -75,6 +75,7 @@ def test_several_documents_and_empty_ones() -> None:
     [
         ("", "holds no manifest: write an InferenceModel of modelyard.dev/v1alpha1"),
         ("a: [", "error parsing: "),
+        ("a: [1\nb: 2\n", "error parsing: line 2, column 2: expected ',' or ']', but got ':', while parsing a flow sequence"),
         ("a: 1\na: 2", "line 2: key 'a' already set in map"),
         ("[1, 2]", "a manifest must be an object with apiVersion, kind, metadata and spec, not list"),
         ("{}", "error validating data: [apiVersion not set, kind not set]"),
@@ -93,10 +94,18 @@ def test_several_documents_and_empty_ones() -> None:
         ("[" * 20_000, "nested too deep"),
         ("#" * (MAX_BYTES + 1), f"longer than {MAX_BYTES} bytes"),
         ("a: \x00", "error parsing: "),
+        (
+            "{apiVersion: modelyard.dev/v1alpha1, kind: InferenceModel, metadata: {name: a}, spec: {resource: {}}}",
+            'Did you mean "spec.resources"?',
+        ),
+        (
+            "{apiVersion: modelyard.dev/v1alpha1, kind: InferenceModel, metadata: {name: a}, spec: {engine: {env: [{nam: a}]}, scale: 1}}",
+            'unknown field "spec.scale". Did you mean "spec.engine.env[0].name"',
+        ),
         ("? [a]\n: b", "a key must be text"),
         ("1: 2\ntrue: 3", "apiVersion not set"),
     ],
-    ids=range(19),
+    ids=range(22),
 )
 def test_unreadable_text_is_refused_with_the_cause(text: str, words: str) -> None:
     with pytest.raises(InvalidManifest, match=r"^m\.yaml: ") as refused:

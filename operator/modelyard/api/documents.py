@@ -46,6 +46,14 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _told(problem: yaml.YAMLError) -> str:
+    """Returns what is wrong and where, in one line and without the picture that PyYAML draws of it."""
+    if not isinstance(problem, yaml.MarkedYAMLError) or problem.problem_mark is None:
+        return " ".join(str(problem).split())
+    where = f"line {problem.problem_mark.line + 1}, column {problem.problem_mark.column + 1}"
+    return ", ".join(part for part in (f"{where}: {problem.problem}", problem.context) if part)
+
+
 def read(text: str) -> list[Any]:
     """Returns the documents of a text, empty ones left out; raises Unreadable."""
     if len(text.encode()) > MAX_BYTES:
@@ -53,7 +61,7 @@ def read(text: str) -> list[Any]:
     try:
         documents = list(_documents(_Loader(text)))
     except yaml.YAMLError as problem:
-        raise Unreadable(" ".join(str(problem).split())) from problem
+        raise Unreadable(_told(problem)) from problem
     except (RecursionError, ValueError) as problem:
         raise Unreadable("nested too deep" if isinstance(problem, RecursionError) else str(problem)) from problem
     return [document for document in documents if document is not None]

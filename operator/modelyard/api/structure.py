@@ -38,6 +38,15 @@ def unknown(value: Any, schema: JsonSchema, path: str = "") -> Iterator[str]:
             yield from unknown(item, schema.get("items", {}), f"{path}[{index}]")
 
 
+def siblings(path: str, schema: JsonSchema) -> list[str]:
+    """Returns the fields that the schema has behind a path that ends in a dot, ``spec.engine.env[0].``; its own where that is empty."""
+    for part in path.split(".")[:-1]:
+        name, listed, _ = part.partition("[")
+        schema = _property(schema, name) or {}
+        schema = schema.get("items", {}) if listed else schema
+    return list(schema.get("properties", {}))
+
+
 def defaulted(value: Any, schema: JsonSchema) -> Any:
     """Returns the value with defaults filled in. A null is a field left out; a whole float is an integer, as in kubectl's JSON."""
     if isinstance(value, dict):

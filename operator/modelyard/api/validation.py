@@ -12,8 +12,8 @@ from modelyard.api.inference_model import InferenceModel
 from modelyard.api.markers import JsonSchema
 from modelyard.api.names import API_VERSION, GROUP, KIND
 from modelyard.api.rules import broken
-from modelyard.api.structure import Problem, check, defaulted, unknown
-from modelyard.api.wording import said
+from modelyard.api.structure import Problem, check, defaulted, siblings, unknown
+from modelyard.api.wording import nearest, said
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _METADATA = {
@@ -38,9 +38,9 @@ _METADATA = {
 class InvalidManifest(Exception):
     """A manifest is refused. ``problems`` are worded as the API server words them; the message holds all, after the ``origin``."""
 
-    def __init__(self, origin: str, summary: str, problems: tuple[str, ...] = ()):
+    def __init__(self, origin: str, summary: str, problems: tuple[str, ...] = (), hint: str = ""):
         listed = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
-        super().__init__(f"{origin}: {summary}" + (f": {listed}" if problems else ""))
+        super().__init__(f"{origin}: {summary}" + (f": {listed}" if problems else "") + hint)
         self.origin = origin
         self.problems = problems or (summary,)
 
@@ -69,7 +69,8 @@ def validate(document: Any, origin: str) -> dict[str, Any]:
     if unexpected:
         words = ", ".join(f'unknown field "{field}"' for field in unexpected)
         version = API_VERSION.partition("/")[2]
-        raise InvalidManifest(origin, f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: {words}')
+        summary = f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: {words}'
+        raise InvalidManifest(origin, summary, hint=_meant(unexpected, schema))
     complete: dict[str, Any] = defaulted({key: value for key, value in document.items() if key != "status"}, schema)
     problems = _problems(complete, schema)
     if problems:
@@ -132,6 +133,15 @@ def _name_problems(metadata: dict[str, Any]) -> list[Problem]:
         too_long = "must be no more than 253 characters"
         return [Problem("metadata.name", f'Invalid value: "{name}": {too_long if len(str(name)) > 253 else words}')]
     return []
+
+
+def _meant(unexpected: list[str], schema: JsonSchema) -> str:
+    """Returns which fields were most likely meant, in words that end a message; empty where none is close."""
+    parts = [
+        (above + dot, nearest(last, siblings(above + dot, schema))) for above, dot, last in (field.rpartition(".") for field in unexpected)
+    ]
+    meant = [f'"{above}{name}"' for above, name in parts if name]
+    return f". Did you mean {' and '.join(meant)}?" if meant else ""
 
 
 def _unknown_metadata(metadata: dict[str, Any]) -> list[str]:
