@@ -61,6 +61,7 @@ def test_help_teaches_by_example(cli, command):
         (["validate", "nowhere.yaml"], 1, "nowhere.yaml: No such file or directory"),
         (["up", "x.yaml", "--pvc", "claim"], 2, "is not NAME=PATH"),
         (["up", "x.yaml", "--port", "99999"], 2, "--port"),
+        (["ask", " "], 1, "the question is empty. Ask one: "),
         (["ask", "a", "b", "c"], 2, "give the question in quotes"),
         (["fly"], 2, "No such command"),
     ],

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from modelyard.cli.options import StateDir, Url, base_url
+from modelyard.local.errors import LocalFailed
 
 
 def command(
@@ -28,6 +29,8 @@ def command(
         raise typer.BadParameter("give the question in quotes: modelyard ask [MODEL] TEXT", param_hint="TEXT")
     model = words[0] if len(words) == 2 else None
     text = sys.stdin.read() if words[-1] == "-" else words[-1]
+    if not text.strip():
+        raise LocalFailed("the question is empty", 'Ask one: modelyard ask "What is the capital of France?"')
     asyncio.run(_ask(base_url(url, state_dir), model, text, max_tokens))
 
 

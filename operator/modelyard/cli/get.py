@@ -46,10 +46,19 @@ def command(
 
 def _shown(models: list[dict[str, Any]], output: Output) -> str:
     if output is Output.JSON:
-        return json.dumps(models, indent=2)
+        return json.dumps([_said(model) for model in models], indent=2)
     if output is Output.YAML:
         import yaml  # noqa: PLC0415  (takes time that a table does not need)
 
-        text: str = yaml.safe_dump_all(models, sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump_all([_said(model) for model in models], sort_keys=False, allow_unicode=True)
         return text.rstrip()
     return render.resources(models, wide=output is Output.WIDE)
+
+
+def _said(value: Any) -> Any:
+    """Returns a value without the fields that say nothing, as the API server leaves them out."""
+    if isinstance(value, list):
+        return [_said(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _said(one) for key, one in value.items() if one is not None}
+    return value
