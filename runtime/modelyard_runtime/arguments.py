@@ -58,6 +58,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> ServeSettings | PullSettings:
     """Parses the command line and the environment. Raises ArgumentsInvalid, naming the flag."""
+    try:
+        return _parsed(argv)
+    except ArgumentsInvalid as failure:
+        if argv[:1] != ["pull"]:
+            raise
+        raise ArgumentsInvalid(failure.message, f"{_NAME} pull --help lists the flags that there are") from None
+
+
+def _parsed(argv: Sequence[str]) -> ServeSettings | PullSettings:
     parser = _parser()
     parsed, rest = parser.parse_known_args(_spelled_out(argv))
     namespace = vars(parsed)

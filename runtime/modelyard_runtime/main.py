@@ -20,10 +20,15 @@ _PROGRAM = "modelyard-runtime"
 #: The name of a thread that `engine.engine` starts.
 _ENGINE = "modelyard-engine"
 _TERMINATION_LOG = Path("/dev/termination-log")
+#: As shells have it for what Ctrl-C ends: 128 and the signal.
+_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command; exits with 0, or with the cause's exit code after saying it in the termination log and on stderr."""
+    """Runs a command; exits with 0, or with the cause's exit code after saying it in the termination log and on stderr.
+
+    Ctrl-C where no server drains ends it with 130.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     log = os.environ.get("MODELYARD_TERMINATION_LOG")
     try:
@@ -33,7 +38,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except RuntimeFailed as failure:
         _report(failure, Path(log) if log else None)
         _exit(failure.exit_code)
+    except KeyboardInterrupt:  # while weights are fetched, or before the server listens for signals
+        print(f"{_program()}: interrupted", file=sys.stderr, flush=True)
+        _exit(_INTERRUPTED)
     _exit(0)
+
+
+def _program() -> str:
+    return os.environ.get("MODELYARD_PROGRAM") or _PROGRAM
 
 
 def _exit(code: int) -> NoReturn:
@@ -60,7 +72,7 @@ def _run(settings: ServeSettings | PullSettings) -> None:
 
 def _report(failure: RuntimeFailed, log: Path | None) -> None:
     """Writes the cause for the operator and for people. The kubelet mounts its file; elsewhere only a named one is written."""
-    program = os.environ.get("MODELYARD_PROGRAM") or _PROGRAM
+    program = _program()
     remedy = failure.remedy.replace(f"{_PROGRAM} ", f"{program} ")
     print(f"{program}: {failure.reason}: {failure.message}. Remedy: {remedy}", file=sys.stderr, flush=True)
     path = log or (_TERMINATION_LOG if _TERMINATION_LOG.exists() else None)

@@ -27,9 +27,25 @@ Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Timeout = Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=7))]
 SourceText = Annotated[str, Field(min_length=1, max_length=1024)]
-AdapterText = Annotated[str, Field(max_length=1100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=\S+$")]
+
+
+def _shaped(pattern: str, words: str) -> AfterValidator:
+    """Returns what refuses texts of another shape, in words that say which one is meant."""
+    shape = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not shape.fullmatch(value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
+_NAMED_SOURCE = "must be name=source, such as pirate=hf://org/name, with a name of letters, digits, '.', '_' and '-'"
+_SIZE = "must be an amount with a binary unit, such as 512Mi or 8Gi, or a share from 1% to 100%"
+AdapterText = Annotated[str, Field(max_length=1100), _shaped(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}=\S+", _NAMED_SOURCE)]
 #: Bytes with a binary unit, or a share of what there is.
-Size = Annotated[str, Field(pattern=r"^([1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%)$")]
+Size = Annotated[str, _shaped(r"[1-9]\d{0,14}(Ki|Mi|Gi|Ti)?|[1-9]\d?%|100%", _SIZE)]
 _UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 

@@ -30,7 +30,7 @@ FAILED_STARTS = {
     "no number": (["serve", "--model=builtin://tiny-chat", "--max-queue=many"], Reason.ENGINE_ARGUMENTS_INVALID, "--max-queue", "--help"),
     "no unit": (["serve", "--model=builtin://tiny-chat", "--drain-timeout=60"], Reason.ENGINE_ARGUMENTS_INVALID, "30s, 5m", "--help"),
     "no command": ([], Reason.ENGINE_ARGUMENTS_INVALID, "COMMAND", "--help"),
-    "no scheme": (["serve", "--model=tiny-chat"], Reason.ENGINE_ARGUMENTS_INVALID, "not a source", "builtin://"),
+    "no scheme": (["serve", "--model=tiny-chat"], Reason.ENGINE_ARGUMENTS_INVALID, "not a source", "write builtin://tiny-chat"),
     "a repository without a scheme": (
         ["serve", "Qwen/Qwen3-0.6B"],
         Reason.ENGINE_ARGUMENTS_INVALID,
@@ -57,6 +57,25 @@ FAILED_STARTS = {
         "/proc/cache",
         "--cache-dir",
     ),
+    "an address of another machine": (
+        ["serve", "--model=builtin://tiny-chat", "--host=192.0.2.1"],
+        Reason.ENGINE_ARGUMENTS_INVALID,
+        "--host: cannot listen on 192.0.2.1",
+        "0.0.0.0",
+    ),
+    "no size": (
+        ["serve", "--model=builtin://tiny-chat", "--memory-budget=lots"],
+        Reason.ENGINE_ARGUMENTS_INVALID,
+        "such as 512Mi",
+        "--help",
+    ),
+    "an adapter without a name": (
+        ["serve", "--model=builtin://tiny-chat", "--adapter=file:///a"],
+        Reason.ENGINE_ARGUMENTS_INVALID,
+        "--adapter: must be name=source",
+        "--help",
+    ),
+    "a flag of serve": (["pull", "builtin://tiny-chat", "--port=1"], Reason.ENGINE_ARGUMENTS_INVALID, "--port=1", "pull --help"),
     "pull of nothing": (["pull", "builtin://nothing"], Reason.WEIGHTS_NOT_FOUND, "'nothing'", "all-minilm-l6-v2"),
 }
 
@@ -102,6 +121,18 @@ def test_a_taken_port_is_named(command, tmp_path):
         code, errors = ended(command("serve", "--model=builtin://tiny-chat", f"--port={port}", "--metrics-port=0"))
     assert code == 2
     assert f"--port: cannot listen on 127.0.0.1:{port}" in errors
+
+
+def test_a_pull_that_is_interrupted_ends_in_a_line(command):
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        process = command("pull", "hf://some/model", HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}")
+        hub.settimeout(60)
+        with hub.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            code, errors = ended(process)
+    assert code == 130
+    assert errors.splitlines()[-1] == "modelyard-runtime: interrupted"
+    assert "Traceback" not in errors
 
 
 def test_flags_come_from_the_environment_too(command, tmp_path):

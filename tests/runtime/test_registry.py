@@ -1,5 +1,6 @@
 """Many models in one server: found by name, loaded once for all that wait, unloaded for others, never while they are used."""
 
+import asyncio
 import json
 import shutil
 import struct
@@ -14,7 +15,9 @@ from modelyard.api.errors import Unavailable
 from modelyard.api.reasons import Reason
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.metrics import Exposition
+from modelyard_runtime.progress import Phase
 from modelyard_runtime.serving.registry import Registry
+from modelyard_runtime.serving.runtime import Runtime
 from modelyard_runtime.serving.specs import specs_of
 from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources import builtin
@@ -300,3 +303,16 @@ def test_bad_flags_are_refused(case, settings):
     with pytest.raises(ArgumentsInvalid) as refused:
         specs_of(settings(**given))
     assert words in refused.value.message
+
+
+async def test_a_server_whose_only_model_failed_is_never_shown_as_ready(tmp_path):
+    runtime = Runtime(ServeSettings(model="builtin://nothing", cache_dir=tmp_path))
+    running = asyncio.create_task(runtime.run())
+    await runtime.ended.wait()
+    for _ in range(10):  # what the start does after that
+        await asyncio.sleep(0)
+    assert runtime.failure is not None
+    assert runtime.phase is Phase.RESOLVE
+    running.cancel()
+    await asyncio.wait({running})
+    await runtime.registry.stop()

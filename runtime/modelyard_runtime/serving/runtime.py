@@ -56,7 +56,7 @@ class Runtime:
         failures = [model.lifecycle.failure for model in preloaded if model.lifecycle.failure is not None]
         if failures and len(failures) == len(preloaded):
             self.die(failures[0])
-        self.up = True
+        self.up = self.failure is None
 
     @property
     def ready(self) -> bool:
@@ -97,13 +97,14 @@ class Runtime:
         }
 
     def _step(self) -> Step:
-        """Returns the process's own phase, or while it starts the step of the model that is being loaded."""
+        """Returns the process's own phase, or while it starts the step of the model that is being loaded, or could not be."""
         if self.draining:
             return Step(Phase.DRAINING)
         if self.up:
             return Step(Phase.READY)
-        loading = (model for model in self.registry.models if model.loading is not None)
-        return next((model.lifecycle.step for model in loading), Step(Phase.RESOLVE))
+        models = self.registry.models
+        loading = [model for model in models if model.loading is not None] or [model for model in models if model.lifecycle.failure]
+        return loading[0].lifecycle.step if loading else Step(Phase.RESOLVE)
 
     def _model_failed(self, model: ServedModel, failure: RuntimeFailed) -> None:
         if self._alone and model.spec.origin != "pull":

@@ -6,6 +6,7 @@ It listens first and loads then, so that probes and `modelyard up` can tell a sl
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -168,9 +169,11 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ArgumentsInvalid(
-            f"{flag}: cannot listen on {host}:{port}: {error.strerror}", "choose another port, or end what uses it"
-        ) from error
+        problem = f"cannot listen on {host}:{port}: {error.strerror}"
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ArgumentsInvalid(f"--host: {problem}", "give an address of this machine, or 0.0.0.0 for all") from error
+        remedy = "choose one above 1023" if isinstance(error, PermissionError) else "choose another port, or end what uses it"
+        raise ArgumentsInvalid(f"{flag}: {problem}", remedy) from error
     listener.setblocking(False)
     return listener
 

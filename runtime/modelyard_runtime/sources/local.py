@@ -29,7 +29,7 @@ def _find(path: Path, marker: str) -> Path:
         return path
     if not path.exists():
         raise WeightsNotFound(
-            f"{path} does not exist", "check spec.model.source; in a pod the path is one of the image or of a mounted volume"
+            f"{path} does not exist", "check the path (spec.model.source); in a pod it is one of the image or of a mounted volume"
         )
     if not path.is_dir():
         raise WeightsNotFound(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.sources.catalogue import catalogue
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,127}")
@@ -70,7 +71,9 @@ def parse(text: str) -> Source:
 
 
 def _meant(text: str) -> str:
-    """Returns how a repository or a path is written that lacks its scheme, as other servers take them; empty for anything else."""
+    """Returns how a model, a repository or a path is written that lacks its scheme; empty for anything else."""
+    if text in catalogue():
+        return f"write builtin://{text} for the model of the catalogue; "
     if "/" in text and _REPOSITORY.fullmatch(text):
         return f"write hf://{text} for the repository; "
     return f"write file://{text} for the folder; " if re.fullmatch(r"/[\w./-]+", text) else ""
