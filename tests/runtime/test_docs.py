@@ -10,7 +10,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("api.md",)
-MODELS = tuple(f"builtin://{name}" for name in ("tiny-chat", "tiny-embed", "tiny-rerank", "tiny-classify"))
+MODELS = tuple(f"builtin://{name}" for name in ("tiny-chat", "tiny-embed", "tiny-rerank", "tiny-classify", "tiny-vision"))
 #: The address in the documentation: a gateway's, which has the same paths as a runtime.
 ADDRESS = re.compile(r"http://localhost:8080")
 _BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -6,16 +6,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PAGE = Path(__file__).parents[3] / "docs" / "speech.md"
 
 
-def test_examples_run_as_they_stand(start, converted, voice, tmp_path, monkeypatch):
-    server = start(f"file://{converted}", served_model_name="whisper-tiny-en", beam_size=1)
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client's own, of its models' names
+def test_examples_run_as_they_stand(  # noqa: PLR0917 - fixtures
+    start, converted, multilingual, voice, tmp_path, monkeypatch
+):
+    server = start((f"whisper-tiny-en=file://{converted}", f"whisper-small=file://{multilingual}"), beam_size=1)
     (tmp_path / "meeting.wav").write_bytes(voice)
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {}
     examples = re.findall(r"^```(python|bash)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for language, text in examples[1:]:  # the first one starts a server
         example = text.replace("http://localhost:8080", server.url)
         if language == "python":
