@@ -199,6 +199,31 @@ def test_an_english_model_does_not_translate(speech, voice):
     assert ask(speech, "/v1/audio/translations", file=voice, language="en").json()["error"]["code"] == "unknown_parameter"
 
 
+BAD_TRANSLATIONS = [
+    ({"model": ""}, 400, "model", "missing_required_parameter", "Missing"),
+    ({"model": "other"}, 404, "model", "model_not_found", "does not exist"),
+    ({"language": "en"}, 400, "language", "unknown_parameter", "Remove it"),
+    ({"stream": "true"}, 400, "stream", "unknown_parameter", "Remove it"),
+    ({"timestamp_granularities[]": "word"}, 400, "timestamp_granularities[]", "unknown_parameter", "Remove it"),
+    ({"response_format": "yaml"}, 400, "response_format", "invalid_value", "expected"),
+    ({"temperature": "-1"}, 400, "temperature", "invalid_value", "at least 0"),
+    ({"temperature": ["0", "1"]}, 400, "temperature", "invalid_value", "twice"),
+    ({"prompt": "x" * 9000}, 400, "prompt", "invalid_value", "8192"),
+    ({"file": b""}, 400, "file", "invalid_audio", "empty"),
+    ({"file": bytes(1000)}, 400, "file", "invalid_audio", "file"),
+]
+
+
+@pytest.mark.parametrize("row", BAD_TRANSLATIONS, ids=lambda row: str(row[0])[:40])
+def test_a_wrong_field_of_a_translation_is_named(polyglot, voice, row):
+    fields, status, param, code, says = row
+    answer = ask(polyglot, "/v1/audio/translations", **{"file": voice} | fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (status, "invalid_request_error")
+    assert (error["param"], error["code"]) == (param, code)
+    assert says in error["message"]
+
+
 def test_a_file_that_cannot_be_read_harms_nobody(speech, voice, encoded):
     for data in (encoded("flac", 4.0)[:20_000], b"RIFF" + bytes(4) + b"WAVE" + bytes(50), bytes(1000)):
         answer = ask(speech, file=data, stream="true")
