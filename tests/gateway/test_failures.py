@@ -31,7 +31,7 @@ def group(setup):
     return setup.gateway._service.balancer.groups["default/assistant"]
 
 
-@pytest.mark.parametrize("failure", ["refused", "reset", "draining", "garbage", "huge head"])
+@pytest.mark.parametrize("failure", ["refused", "reset", "draining", "garbage", "huge head", "no status"])
 async def test_a_failure_before_the_first_byte_is_tried_on_another_replica(gateway, replica, connect, failure):
     async def garbage(_seen, writer):
         writer.write(b"SSH-2.0-OpenSSH_9\r\n")
@@ -40,7 +40,10 @@ async def test_a_failure_before_the_first_byte_is_tried_on_another_replica(gatew
         writer.write(b"HTTP/1.1 200 OK\r\nx: " + b"a" * 200_000)
         await writer.drain()
 
-    behaviours = {"reset": reset, "garbage": garbage, "huge head": huge}
+    async def nothing(_seen, writer):
+        writer.write(b"HTTP/1.1 000 X\r\ncontent-length: 2\r\n\r\n{}")
+
+    behaviours = {"reset": reset, "garbage": garbage, "huge head": huge, "no status": nothing}
     good = await replica()
     if failure == "refused":
         bad = await stopped(replica)

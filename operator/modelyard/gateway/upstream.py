@@ -152,6 +152,9 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Opens the client's answer, or begins to keep this one."""
         status = self._parser.get_status_code()
+        if status < 100:  # nothing that a client could be told
+            self._fail(InvalidAnswer(f"the replica's answer has the status {status:03}"))
+            return
         if status < 200:
             self._lines = []
             return
@@ -163,10 +166,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._kept = bytearray()
 
     def on_body(self, data: bytes) -> None:
-        """Passes a piece of the body on, or keeps it."""
+        """Passes a piece of the body on, or keeps it; one behind an answer that failed is dropped."""
         if self._kept is None:
-            assert self._exchange is not None
-            self._exchange.pieces.append(data)
+            if self._exchange is not None:
+                self._exchange.pieces.append(data)
         else:
             self._kept += data
             if len(self._kept) > _MAX_KEPT:
