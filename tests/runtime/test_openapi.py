@@ -21,7 +21,18 @@ def test_it_says_of_every_endpoint_what_it_answers(chat: Running) -> None:
             if (path, method) not in _WITHOUT_ANSWER:
                 assert answers["200"]["content"], f"{method} {path}: api/answers.yaml does not say what it answers"
             for content in answers["200"].get("content", {}).values():
-                assert content["schema"].get("$ref", "").rpartition("/")[2] in {*schemas, ""}
+                described = content.get("schema") or content["itemSchema"]
+                assert described.get("$ref", "").rpartition("/")[2] in {*schemas, ""}
+
+
+def test_events_are_described_one_by_one(chat: Running) -> None:
+    paths = httpx.get(f"{chat.url}/openapi.json").json()["paths"]
+    answers = [operation["responses"]["200"].get("content", {}) for path in paths.values() for operation in path.values()]
+    streams = [content["text/event-stream"] for content in answers if "text/event-stream" in content]
+    assert len(streams) == 5
+    for stream in streams:
+        assert set(stream) == {"itemSchema"}
+        assert stream["itemSchema"]["required"] == ["data"]
 
 
 def test_no_secret_and_no_settings_are_in_it(chat: Running) -> None:

@@ -15,6 +15,14 @@ from modelyard_runtime.api.keys import OPEN_PATHS
 Document = dict[str, Any]
 
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
+#: One of a stream's events, as OpenAPI 3.2 describes them (https://spec.openapis.org/oas/v3.2.0.html#server-sent-event-streams). Before,
+#: a `schema` is the whole text's to some tools and each event's to others.
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 _ERRORS = {
     400: "The request is wrong; the error names the field and the remedy.",
     401: "A key is needed.",
@@ -71,7 +79,7 @@ def _contents(answers: Document) -> Document:
         contents |= _content(_JSON, answers["json"])
     for kind in ("text", "stream"):
         if kind in answers:
-            contents[answers[kind]] = {"schema": {"type": "string"}}
+            contents[answers[kind]] = {"itemSchema": _EVENT} if answers[kind] == _EVENTS else {"schema": {"type": "string"}}
     return contents
 
 
