@@ -154,4 +154,5 @@ def _spawn(module: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=stderr,
         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        process_group=0,  # a terminal's Ctrl-C goes to the server alone, which ends this process
     )

@@ -74,7 +74,8 @@ def _report(failure: RuntimeFailed, log: Path | None) -> None:
     """Writes the cause for the operator and for people. The kubelet mounts its file; elsewhere only a named one is written."""
     program = _program()
     remedy = failure.remedy.replace(f"{_PROGRAM} ", f"{program} ")
-    print(f"{program}: {failure.reason}: {failure.message}. Remedy: {remedy}", file=sys.stderr, flush=True)
+    message = failure.message if failure.message.endswith("?") else f"{failure.message}."
+    print(f"{program}: {failure.reason}: {message} Remedy: {remedy}", file=sys.stderr, flush=True)
     path = log or (_TERMINATION_LOG if _TERMINATION_LOG.exists() else None)
     if path is None:
         return

@@ -28,7 +28,6 @@ OVERRAN = signal.SIGPROF
 
 def live(prepare: Callable[[Message], Callable[[Message], Message]]) -> None:
     """Answers questions until the input ends; ``prepare`` makes what answers them of the first message, which may never come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to the server, which ends this process
     signal.signal(OVERRAN, signal.SIG_DFL)
     messages = map(orjson.loads, framing.messages(sys.stdin.buffer))
     hello = next(messages, None)

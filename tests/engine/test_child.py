@@ -1,6 +1,7 @@
 """Processes that start before they are asked."""
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,13 @@ def test_the_next_child_asks_the_process_that_started_early() -> None:
         assert child.ask(question("still here"), 5) == {"text": "still here"}
     finally:
         child.close()
+
+
+def test_ctrl_c_at_the_server_s_terminal_does_not_reach_a_child_that_still_imports() -> None:
+    before = running(TEMPLATES)
+    start_early(TEMPLATES)
+    (early,) = running(TEMPLATES) - before
+    assert os.getpgid(early) != os.getpgid(0)
 
 
 def test_what_started_early_and_has_died_is_replaced() -> None:
