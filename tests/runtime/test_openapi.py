@@ -35,6 +35,14 @@ def test_events_are_described_one_by_one(chat: Running) -> None:
         assert stream["itemSchema"]["required"] == ["data"]
 
 
+def test_fields_without_support_are_described_by_what_they_may_be(chat: Running) -> None:
+    document = httpx.get(f"{chat.url}/openapi.json").json()
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    fields = document["components"]["schemas"][body.rpartition("/")[2]]["properties"]
+    assert fields["modalities"]["enum"] == [None, ["text"]]
+    assert fields["web_search_options"]["enum"] == [None]
+
+
 def test_no_secret_and_no_settings_are_in_it(chat: Running) -> None:
     text = httpx.get(f"{chat.url}/openapi.json").text
     assert "/admin" not in text

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Self, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
 
 from modelyard_runtime.engine.base import SamplingParams
 from modelyard_runtime.serving.sampling import SamplingDefaults
@@ -39,16 +50,28 @@ def valid_body(kind: type[B], fields: dict[str, Any]) -> B:
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
 
 
-def unsupported(*accepted: object) -> AfterValidator:
-    """Marks a field that only has its neutral values yet; others are refused, never ignored."""
+@dataclass(frozen=True)
+class _Neutral:
+    """Lets a field have its neutral values alone, and says so in the API's document."""
 
-    def check(value: Any) -> Any:
-        if value is None or any(value == neutral and type(value) is type(neutral) for neutral in accepted):
+    accepted: tuple[object, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self.accepted]}
+
+    def _check(self, value: Any) -> Any:
+        if value is None or any(value == neutral and isinstance(value, bool) is isinstance(neutral, bool) for neutral in self.accepted):
             return value
-        only = f"; leave it out, or send {' or '.join(map(repr, accepted))}" if accepted else "; leave it out"
+        only = f"; leave it out, or send {' or '.join(map(repr, self.accepted))}" if self.accepted else "; leave it out"
         raise PydanticCustomError("unsupported", "{text}", {"text": f"not supported yet{only}", "code": "unsupported_parameter"})
 
-    return AfterValidator(check)
+
+def unsupported(*accepted: object) -> _Neutral:
+    """Marks a field that only has its neutral values yet; others are refused, never ignored."""
+    return _Neutral(accepted)
 
 
 def invalid(text: str, param: str = "") -> PydanticCustomError:

@@ -70,8 +70,8 @@ class Options(Body):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     mirostat: Annotated[Any, unsupported(0)] = None
-    tfs_z: Annotated[Any, unsupported(1, 1.0)] = None
-    typical_p: Annotated[Any, unsupported(1, 1.0)] = None
+    tfs_z: Annotated[Any, unsupported(1)] = None
+    typical_p: Annotated[Any, unsupported(1)] = None
     num_ctx: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     num_keep: Ignored = None
     repeat_last_n: Ignored = None
