@@ -64,11 +64,25 @@ def test_weights_cut_short_are_refused(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("change", [{"model_type": "novel"}, {"hidden_size": "many"}])
+@pytest.mark.parametrize("change", [{"model_type": "novel"}, {"hidden_size": "many"}, {"num_attention_heads": 0}])
 def test_a_config_that_is_not_understood_is_refused(folder: Path, change: dict[str, Any]) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UnsupportedModel, match="model"):
+        load(folder)
+
+
+@pytest.mark.parametrize(("file", "failure"), [("config.json", UnsupportedModel), ("tokenizer_config.json", WeightsNotFound)])
+def test_files_nested_without_end_are_refused(folder: Path, file: str, failure: type[Exception]) -> None:
+    (folder / file).write_text('{"a":' * 100_000)
+    with pytest.raises(failure, match="model"):
+        load(folder)
+
+
+def test_more_layers_than_there_are_weights_for_are_not_made(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 100_000}))
+    with pytest.raises(WeightsNotFound, match="asks for 100000 layers"):
         load(folder)
 
 

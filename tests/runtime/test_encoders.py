@@ -7,6 +7,7 @@ import pytest
 import torch
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.models.embedding import EmbeddingModel
+from modelyard_runtime.models.encoder import load_model
 from modelyard_runtime.models.pooling import Hidden, pool
 from modelyard_runtime.models.ranking import RankingModel, activate
 from modelyard_runtime.models.tokenizing import TextTokenizer
@@ -193,6 +194,14 @@ def test_the_other_side_can_be_cut(tiny):
     assert tokenizer.cut("the world of words and numbers", 4, "left").ids == [whole[0], *whole[-3:]]
     assert tokenizer.cut_ids(whole, 4, "left").ids == [whole[0], *whole[-3:]]
     assert tokenizer.cut_ids(whole, 4).ids == [*whole[:3], whole[-1]]
+
+
+def test_more_layers_than_there_are_weights_for_are_not_made(tiny, tmp_path):
+    folder = make(tiny, tmp_path / "deep", "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 100_000}))
+    with pytest.raises(WeightsNotFound, match="asks for 100000 layers"):
+        load_model(AutoModel, folder, **CPU)
 
 
 def test_an_encoder_goes_back_to_padding(tiny):

@@ -16,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import usable_cores
 from modelyard_runtime.models.kernels import computed
+from modelyard_runtime.models.loading import check_layers
 from modelyard_runtime.models.packed import NAME, Packing, packed
 from modelyard_runtime.models.pooling import Hidden
 from modelyard_runtime.models.tokenizing import Encoded
@@ -46,6 +48,7 @@ def load_model(loader: Any, folder: Path, *, dtype: torch.dtype, device: torch.d
         torch.set_num_threads(usable_cores())
     disable_progress_bar()
     try:
+        check_layers(folder, AutoConfig.from_pretrained(folder, local_files_only=True))
         model, report = _from_folder(loader, folder, dtype)
         model = model.eval().requires_grad_(False).to(device)
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -56,7 +59,7 @@ def load_model(loader: Any, folder: Path, *, dtype: torch.dtype, device: torch.d
         ) from error
     except SafetensorError:
         raise
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise UnsupportedModel(f"{folder} cannot be loaded as an encoder: {error}") from error
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(may_lack)):
         raise WeightsNotFound(f"{folder.name} lacks weights that its config.json asks for: {', '.join(missing[:3])}", "fetch it again")

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 #: What Transformers raises over a config that it cannot make sense of; code that comes with the weights may lack an import or a name.
-_CODE_ERRORS = (ValueError, KeyError, OSError, TypeError, StrictDataclassError, ImportError, AttributeError, SyntaxError)
+_CODE_ERRORS = (
+    *(ValueError, KeyError, OSError, TypeError, StrictDataclassError, ImportError, AttributeError, SyntaxError),
+    *(RecursionError, ArithmeticError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def read_causal_lm(
     disable_progress_bar()
     progress(0.0)
     config = _config(folder, trusted=trusted)
+    check_layers(folder, config)
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
     with _named_causes(folder, target):
@@ -186,11 +190,29 @@ def _config(folder: Path, *, trusted: bool) -> Any:
         raise UnsupportedModel(f"config.json of {folder.name} is not one that Transformers knows: {error}") from error
 
 
+def check_layers(folder: Path, config: Any) -> None:
+    """Raises WeightsNotFound when a config has more layers than the weights have tensors: a million of them take hours to make."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    try:
+        tensors = sum(_tensors(file) for file in folder.glob("*.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
+    if isinstance(layers, int) and tensors and layers > tensors:
+        raise WeightsNotFound(
+            f"config.json of {folder.name} asks for {layers} layers, and its weights are {tensors} tensors", _again(folder)
+        )
+
+
+def _tensors(file: Path) -> int:
+    with safe_open(file, "pt") as weights:
+        return len(weights.keys())
+
+
 def _check_code(folder: Path) -> None:
     """Raises UnsupportedModel when only code in the folder knows the architecture. What is no JSON is the library's to complain of."""
     try:
         config = json.loads((folder / "config.json").read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(config, dict) and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
         raise UnsupportedModel(
@@ -202,7 +224,7 @@ def _check_code(folder: Path) -> None:
 def _tokenizer(folder: Path, *, trusted: bool) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, RecursionError) as error:
         raise WeightsNotFound(f"the tokenizer of {folder.name} cannot be read: {error}", "put tokenizer.json beside config.json") from error
 
 
@@ -263,7 +285,7 @@ def _named_causes(folder: Path, device: torch.device) -> Iterator[None]:
         raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
     except ImportError as error:
         raise UnsupportedModel(f"{folder.name} needs a package that is not installed: {error}", "install it beside the runtime") from error
-    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
         raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
