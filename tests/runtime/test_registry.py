@@ -210,11 +210,12 @@ def test_warm_up_is_bounded_by_lists_and_noted(serve):
     assert embed(server, "cold").status_code == 200
 
 
-def test_damaged_weights_of_the_cache_are_fetched_again(start, tmp_path):
-    folder = builtin.resolve("tiny-embed", tmp_path, (), lambda step: None)
+@pytest.mark.parametrize(("name", "ask"), [("tiny-embed", embed), ("tiny-chat", chat)])
+def test_damaged_weights_of_the_cache_are_fetched_again(start, tmp_path, name, ask):
+    folder = builtin.resolve(name, tmp_path, (), lambda step: None)
     (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
-    server = start(EMBED, model_dir=(), cache_dir=tmp_path)
-    assert embed(server, "tiny-embed").status_code == 200
+    server = start(f"builtin://{name}", model_dir=(), cache_dir=tmp_path)
+    assert ask(server, name).status_code == 200
 
 
 async def test_an_engine_that_died_is_replaced_after_the_cool_down(settings: Callable[..., ServeSettings]):

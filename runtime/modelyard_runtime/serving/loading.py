@@ -35,6 +35,10 @@ class Found:
     module: FamilyModule
 
 
+class _Damaged(Exception):
+    """Weights that cannot be read."""
+
+
 def token_of(settings: StorageSettings) -> str | None:
     """Reads the source's access token. Raises Unauthorized when the file is named and cannot be read."""
     if settings.token_file is None:
@@ -86,22 +90,29 @@ def load(found: Found, settings: ServeSettings, report: Report) -> Any:
     """Loads a model; weights of ours that are damaged are fetched again, once. Blocks. Raises RuntimeFailed, or Stopped."""
     try:
         return _load(found, settings, report)
-    except SafetensorError as error:
+    except _Damaged as error:
         if not store.forget(settings.cache_dir, found.folder):
             raise _damaged(found.folder, error) from error
         logger.warning("the weights were damaged and are fetched again", extra={"folder": str(found.folder), "cause": str(error)})
     again = find(settings, report)
     try:
         return _load(again, settings, report)
-    except SafetensorError as error:
+    except _Damaged as error:
         raise _damaged(again.folder, error) from error
 
 
 def _load(found: Found, settings: ServeSettings, report: Report) -> Any:
-    model = found.module.load(found.folder, settings, found.capabilities, report)
+    """Raises _Damaged for what is no safetensors file, whether the family says so itself or leaves it to the library's error."""
+    try:
+        model = found.module.load(found.folder, settings, found.capabilities, report)
+    except (SafetensorError, WeightsNotFound) as error:
+        damage = error if isinstance(error, SafetensorError) else error.__cause__
+        if isinstance(damage, SafetensorError):
+            raise _Damaged(str(damage)) from error
+        raise
     report(Step(Phase.LOAD, 1.0))
     return model
 
 
-def _damaged(folder: Path, error: SafetensorError) -> WeightsNotFound:
+def _damaged(folder: Path, error: _Damaged) -> WeightsNotFound:
     return WeightsNotFound(f"the weights in {folder} are damaged: {error}", "put whole ones there: copy or download them again")
