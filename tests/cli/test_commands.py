@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from modelyard.cli import render
@@ -109,3 +111,31 @@ def test_serve_is_the_model_server_s_own_command():
     refused = subprocess.run([*command, "builtin://tiny-chat", "--colour=red"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "--colour" in refused.stderr
+
+
+class _Locked(BaseHTTPRequestHandler):
+    """A server that wants the key `sesame`."""
+
+    def do_GET(self) -> None:
+        told = b'{"data": []}'
+        self.send_response(200 if self.headers["authorization"] == "Bearer sesame" else 401)
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("", "wants a key. Set MODELYARD_API_KEY to it"), ("guess", "not this one. Set MODELYARD_API_KEY"), ("sesame", "can chat")],
+)
+def test_a_server_gets_the_key_that_it_wants(cli, key, words):
+    cli.env |= {"MODELYARD_API_KEY": key}
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Locked) as server:
+        threading.Thread(target=server.serve_forever).start()
+        answer = cli.run("ask", "hello", "--url", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert answer.returncode == 1
+    assert words in answer.stderr

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -11,6 +12,8 @@ import httpx
 from modelyard.local.errors import LocalFailed
 
 Message = dict[str, str]
+#: The key of a server that asks for one, in the variable that the server itself reads; on a command line all could see it.
+API_KEY = "MODELYARD_API_KEY"
 #: A model that wakes may take minutes to its first token; connecting may not.
 _TIMEOUT = httpx.Timeout(None, connect=5.0)
 
@@ -51,7 +54,9 @@ async def chat_model(url: str) -> str:
 @contextlib.asynccontextmanager
 async def _client(url: str) -> AsyncIterator[httpx.AsyncClient]:
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not _is_loopback(url)) as client:
+        key = os.environ.get(API_KEY)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not _is_loopback(url), headers=headers) as client:
             yield client
     except httpx.HTTPError as problem:
         why = str(problem) or type(problem).__name__
@@ -75,6 +80,10 @@ def _text(data: str) -> str:
 
 
 def _failure(body: bytes, status: int) -> LocalFailed:
+    if status == httpx.codes.UNAUTHORIZED:
+        return LocalFailed(
+            "the server wants a key, and not this one" if os.environ.get(API_KEY) else "the server wants a key", f"Set {API_KEY} to it"
+        )
     try:
         return LocalFailed(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
