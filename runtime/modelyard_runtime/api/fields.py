@@ -50,9 +50,12 @@ def valid_body(kind: type[B], fields: dict[str, Any]) -> B:
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]) from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Neutral:
-    """Lets a field have its neutral values alone, and says so in the API's document."""
+    """Lets a field have its neutral values alone, and says so in the API's document.
+
+    Each is equal to itself alone: `typing` keeps one annotation for all that are equal, and 0 equals False.
+    """
 
     accepted: tuple[object, ...]
 
