@@ -45,6 +45,12 @@ def test_int8_says_nearly_what_float32_says(smollm2: Path) -> None:
 
 
 @needs_vnni
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+async def test_a_real_model_in_fewer_bits_runs_in_the_engine(kit: Any, smollm2: Path, quantization: Quantization) -> None:
+    async with kit.engine(load(smollm2, quantization)) as engine:
+        assert len(await kit.tokens(engine, [5, 6, 7], max_tokens=4)) == 4
+
+
 def test_int8_layers_are_all_but_the_scores(kit: Any) -> None:
     model = load(kit.folder("llama"), "int8").model
     assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 4 * 3

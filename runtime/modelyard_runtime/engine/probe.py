@@ -5,16 +5,20 @@ fluently. So its scores are compared with its own attention's, over a prompt rea
 """
 
 import torch
+from torch.nn.functional import cosine_similarity
 
 from modelyard_runtime.engine.attention import NAME, AttentionStep, attending
 from modelyard_runtime.engine.layout import Span, StepLayout
 from modelyard_runtime.engine.storage import Cache, small
 from modelyard_runtime.errors import UnsupportedModel
 from modelyard_runtime.models.loading import LoadedModel
+from modelyard_runtime.models.quantising import is_quantised
 
 _REMEDY = "choose a decoder whose layers are all full or sliding-window attention: Llama, Qwen 2/3, Mistral, Gemma, Phi 3, GPT-OSS"
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LENGTH = 6
+#: Least cosine of the scores of layers in fewer bits.
+_ALIKE = 0.99
 
 
 @torch.inference_mode()
@@ -74,12 +78,21 @@ def _check(loaded: LoadedModel, expected: torch.Tensor, got: torch.Tensor, layer
     wanted = list(range(getattr(loaded.config.get_text_config(), "num_hidden_layers", 0)))
     if not layers or layers != wanted:
         raise UnsupportedModel(f"{_kind(loaded)}: {len(layers)} of {len(wanted)} layers use the attention interface", _REMEDY)
-    # Layers in fewer bits round what they are given, and by how much depends on the rows beside it.
-    exact = loaded.dtype == torch.float32 and getattr(loaded.model, "hf_quantizer", None) is None
-    tolerance = (1e-3 if exact else 5e-2) * float(expected.abs().max().clamp(min=1))
-    error = float((expected - got).abs().max())
-    if not error <= tolerance:
+    if not _agree(loaded, expected, got):
+        error = float((expected - got).abs().max())
         raise UnsupportedModel(f"{_kind(loaded)}: scores differ from the model's own attention by {error:.2g}", _REMEDY)
+
+
+def _agree(loaded: LoadedModel, expected: torch.Tensor, got: torch.Tensor) -> bool:
+    """Whether the scores are the same, but for what rounding may do to them.
+
+    Layers in fewer bits round what they are given: the last bit of a number may decide to which side, and so on from layer to layer. Of
+    their scores the direction is compared (measured, SmolLM2 in int8: single scores 5 % off, a cosine of 0.9998).
+    """
+    if is_quantised(loaded.model):
+        return float(cosine_similarity(expected, got, dim=0)) >= _ALIKE
+    tolerance = (1e-3 if loaded.dtype == torch.float32 else 5e-2) * float(expected.abs().max().clamp(min=1))
+    return float((expected - got).abs().max()) <= tolerance
 
 
 def _kind(loaded: LoadedModel) -> str:

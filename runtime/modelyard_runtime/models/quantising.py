@@ -137,3 +137,10 @@ def quantise(model: Any, quantization: Literal["int8", "int4"]) -> int:
                 setattr(module, name, Int8Linear(child) if quantization == "int8" else int4.Int4Linear(child))
                 count += 1
     return count
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether layers of a model round what they are given, by `quantise` or by a library's quantisation."""
+    return getattr(model, "hf_quantizer", None) is not None or any(
+        isinstance(part, Int8Linear | int4.Int4Linear) for part in model.modules()
+    )
