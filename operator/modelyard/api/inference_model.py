@@ -125,11 +125,7 @@ class Engine(Part):
     """The program that serves the model, and its arguments."""
 
     rules = (
-        Rule(
-            "!has(self.quantizeAbove) || self.quantization == 'auto'",
-            "has its effect with quantization: auto alone",
-            field_path=".quantizeAbove",
-        ),
+        Rule("!has(self.quantizeAbove) || self.quantization == 'auto'", "is for quantization: auto alone", field_path=".quantizeAbove"),
     )
 
     name: Annotated[EngineName, OnlyYet(("transformers",))] = Field(default=EngineName.TRANSFORMERS, description="The engine.")
