@@ -48,7 +48,7 @@ HELLO = ChatPrompt([{"role": "user", "content": "Hello"}])
     ("template", "words"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{{ messages[0].content.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages[0].content.__class__.__mro__ }}", r"unsafe\. Change"),
         ("{% for x in messages[5].content %}{% endfor %}", "messages|undefined|index"),
         ("{{ messages[0].content | nosuchfilter }}", "nosuchfilter"),
         (None, "no chat template"),

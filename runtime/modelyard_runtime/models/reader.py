@@ -87,8 +87,9 @@ class PromptReader:
             text, sanitise = self._render(prompt)
             encoded = self._tokenizer(text, add_special_tokens=False, verbose=False, sanitize_control_tokens=sanitise)
         except ValueError as error:
+            cause = str(error).rstrip(".")
             raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error}. Change the messages, or use /v1/completions.", param="messages"
+                f"The model's chat template refuses these messages: {cause}. Change the messages, or use /v1/completions.", param="messages"
             ) from error
         except Unreachable as failure:
             logger.warning("the process that renders chat templates: %s", failure)
