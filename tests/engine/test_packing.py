@@ -49,15 +49,26 @@ def test_weights_that_came_in_16_bits_are_kept_in_16_bits_too(kind: type[PackedL
         torch.testing.assert_close(plain(row), product, atol=1e-5, rtol=1e-5)
 
 
-def test_weights_of_more_than_16_bits_and_large_ones_are_not_narrowed() -> None:
+def test_weights_of_more_than_16_bits_are_not_narrowed() -> None:
     linear = nn.Linear(96, 31)
-    assert narrowed(linear, 10**9) is None
+    assert narrowed(linear) is None
     linear.weight.data = linear.weight.data.bfloat16().float()
-    assert narrowed(linear, 2 * 96 * 31) is not None
-    assert narrowed(linear, 2 * 96 * 31 - 1) is None
+    assert narrowed(linear) is not None
     linear.weight.data[0, 0] = 1e6
-    assert narrowed(linear, 10**9) is None
-    assert narrowed(linear.bfloat16(), 10**9) is None
+    assert narrowed(linear) is None
+    assert narrowed(linear.bfloat16()) is None
+
+
+@pytest.mark.parametrize(("memory", "copied"), [(20 * 2 * 96, True), (20 * 2 * 96 - 1, False)])
+def test_copies_of_all_layers_take_a_tenth_of_the_memory_or_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, memory: int, copied: bool
+) -> None:
+    layers = nn.Sequential(nn.Linear(8, 12), nn.Linear(12, 8)).requires_grad_(False)
+    for layer in layers:
+        layer.weight.copy_(layer.weight.bfloat16())
+    monkeypatch.setattr(f"{pack.__module__}.available_memory", lambda: memory)
+    pack(layers, KINDS[0])
+    assert [layer.narrow is not None for layer in layers] == [copied, copied]
 
 
 class Wrong(PackedLinear):

@@ -36,8 +36,8 @@ _GRAIN = 16
 _MKL_ROWS = 256
 #: Rows up to which weights of 16 bits are faster.
 _FEW_ROWS = 12
-#: Share of the memory available that copies may take.
-_COPIES = 0.25
+#: Share of the memory available that copies of all layers may take: a container that just holds a model has none.
+_COPIES = 0.1
 #: Largest change of a layer's weights in 16 bits, of their norm: four times float32's rounding. Weights made in 32 bits change by 1e-4.
 _LOST = 4 * torch.finfo(torch.float32).eps
 
@@ -130,34 +130,33 @@ def pack(model: nn.Module, kind: type[PackedLinear]) -> int:
     The first layer of each size is checked: one whose product is off leaves the layers of its size plain.
     """
     right: dict[tuple[int, int], bool] = {}
-    count, copies, spare = 0, 0, int(available_memory() * _COPIES)
+    count, copies = 0, 0
+    plenty = 2 * sum(part.weight.numel() for part in model.modules() if type(part) is nn.Linear) <= available_memory() * _COPIES
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 replacement = kind(child)
-                replacement.narrow = narrowed(child, spare)
+                replacement.narrow = narrowed(child) if plenty else None
                 size = (child.in_features, child.out_features)
                 if size not in right:
                     right[size] = _agrees(child, replacement)
                 if right[size]:
                     setattr(module, name, replacement)
                     count += 1
-                    if replacement.narrow is not None:
-                        copies += 1
-                        spare -= 2 * child.weight.numel()
+                    copies += replacement.narrow is not None
     logger.info("packed %d layers, %d of them in 16 bits too", count, copies)
     return count
 
 
 @torch.inference_mode()
-def narrowed(linear: nn.Linear, spare: int) -> Any | None:
+def narrowed(linear: nn.Linear) -> Any | None:
     """Returns a layer in 16 bits for the kernel of few rows, or None.
 
-    None where there is no such kernel, where ``spare`` bytes do not hold it, and where the copy would differ by more than what sums in
-    float32 lose anyway: weights made in 16 bits lose nothing but the last bits of their smallest.
+    None where there is no such kernel, and where the copy would differ by more than what sums in float32 lose anyway: weights made in 16
+    bits lose nothing but the last bits of their smallest.
     """
     weight = linear.weight.detach()
-    if weight.dtype != torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines or 2 * weight.numel() > spare:
+    if weight.dtype != torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines:
         return None
     change = torch.linalg.vector_norm(weight.half().float().sub_(weight))
     if not change <= _LOST * torch.linalg.vector_norm(weight):
