@@ -27,6 +27,11 @@ def memory_limit() -> int:
     return total if limit is None else min(total, limit)
 
 
+def limit_is_hidden() -> bool:
+    """Returns whether this is a pod whose memory limit cannot be read, as under control groups of version 1."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not _text("memory.max")
+
+
 def usable_cores() -> int:
     """Returns the physical cores that this process may use, at least 1.
 

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import linear as plain_product
 from torch.nn.functional import pad
 
-from modelyard_runtime.hardware import available_memory, is_intel
+from modelyard_runtime.hardware import available_memory, is_intel, limit_is_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,8 @@ def pack(model: nn.Module, kind: type[PackedLinear]) -> int:
     """
     right: dict[tuple[int, int], bool] = {}
     count, copies = 0, 0
-    plenty = 2 * sum(part.weight.numel() for part in model.modules() if type(part) is nn.Linear) <= available_memory() * _COPIES
+    spare = 0 if limit_is_hidden() else available_memory() * _COPIES
+    plenty = 2 * sum(part.weight.numel() for part in model.modules() if type(part) is nn.Linear) <= spare
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
