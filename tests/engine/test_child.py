@@ -26,45 +26,45 @@ def running(module: str) -> set[int]:
     return {child.pid for child in psutil.Process().children() if module in child.cmdline()}
 
 
+def started_early(times: int = 1) -> int:
+    """Has the process started, so often, and returns the number of the only one that there is."""
+    before = running(TEMPLATES)
+    for _ in range(times):
+        start_early(TEMPLATES)
+    (early,) = running(TEMPLATES) - before
+    return early
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    child = Child(TEMPLATES, {}, most_bytes=1 << 20)
+    yield child
+    child.close()
+
+
 def question(text: str) -> dict[str, object]:
     return {"conversations": [[]], "chat_template": text}
 
 
-def test_the_next_child_asks_the_process_that_started_early() -> None:
-    before = running(TEMPLATES)
-    start_early(TEMPLATES)
-    start_early(TEMPLATES)
-    (early,) = running(TEMPLATES) - before
-    child = Child(TEMPLATES, {}, most_bytes=1 << 20)
-    try:
-        assert child.ask(question("hello"), 5) == {"text": "hello"}
-        assert child.process is not None
-        assert child.process.pid == early
-        end_early()
-        assert child.ask(question("still here"), 5) == {"text": "still here"}
-    finally:
-        child.close()
+def test_the_next_child_asks_the_process_that_started_early(child: Child) -> None:
+    early = started_early(times=2)
+    assert child.ask(question("hello"), 5) == {"text": "hello"}
+    assert child.process is not None
+    assert child.process.pid == early
+    end_early()
+    assert child.ask(question("still here"), 5) == {"text": "still here"}
 
 
 def test_ctrl_c_at_the_server_s_terminal_does_not_reach_a_child_that_still_imports() -> None:
-    before = running(TEMPLATES)
-    start_early(TEMPLATES)
-    (early,) = running(TEMPLATES) - before
+    early = started_early()
     assert os.getpgid(early) != os.getpgid(0)
 
 
-def test_what_started_early_and_has_died_is_replaced() -> None:
-    before = running(TEMPLATES)
-    start_early(TEMPLATES)
-    (early,) = running(TEMPLATES) - before
-    process = psutil.Process(early)
+def test_what_started_early_and_has_died_is_replaced(child: Child) -> None:
+    process = psutil.Process(started_early())
     process.kill()
     psutil.wait_procs([process])
-    child = Child(TEMPLATES, {}, most_bytes=1 << 20)
-    try:
-        assert child.ask(question("hello"), 5) == {"text": "hello"}
-    finally:
-        child.close()
+    assert child.ask(question("hello"), 5) == {"text": "hello"}
 
 
 def test_what_nobody_asked_is_ended() -> None:
