@@ -26,8 +26,6 @@ SERVER = textwrap.dedent("""
                     log.write(json.dumps({"reason": "OutOfMemory", "message": "no memory", "remedy": "buy some"}) + "\\n")
                 print("about to crash", flush=True)
                 os._exit(84)
-            if self.path == "/slow":
-                release.wait()
             if self.path == "/progress":
                 return self.reply(200, {"phase": "ready", "fraction": 1.0, "seconds": {"load": 0.5}, "capabilities": ["chat"]})
             self.reply(200 if self.path != "/ready" or not os.path.exists(sys.argv[1]) else 503, {})
@@ -37,6 +35,8 @@ SERVER = textwrap.dedent("""
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
             self.end_headers()
+            if self.path == "/slow":  # the body follows once the process is asked to stop
+                release.wait()
             self.wfile.write(text)
 
         def log_message(self, *_): ...
