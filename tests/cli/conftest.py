@@ -1,7 +1,6 @@
 """`modelyard` as its users run it: a process, with the real runtime behind it."""
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -58,10 +57,6 @@ class Cli:
         path = self.folder / name
         path.with_suffix(".new").write_text(text)
         return path.with_suffix(".new").replace(path)
-
-    def models(self) -> list[dict[str, object]]:
-        answer = self.run("get", "-o", "json")
-        return json.loads(answer.stdout) if answer.returncode == 0 else []
 
 
 class Up:

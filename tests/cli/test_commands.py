@@ -1,5 +1,6 @@
 """Commands that need no model."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -113,12 +114,17 @@ def test_serve_is_the_model_server_s_own_command():
     assert "--colour" in refused.stderr
 
 
-class _Locked(BaseHTTPRequestHandler):
-    """A server that wants the key `sesame`."""
+class _Server(BaseHTTPRequestHandler):
+    """A server of models: one that chats, also by an alias that is not listed, and one that does not."""
 
     def do_GET(self) -> None:
-        told = b'{"data": []}'
-        self.send_response(200 if self.headers["authorization"] == "Bearer sesame" else 401)
+        known = {"assistant": ["chat"], "vectors": ["embeddings"]}
+        models = [{"id": name, "capabilities": capabilities} for name, capabilities in known.items()]
+        paths = {"/v1/models": {"data": models}, "/v1/models/friend": models[0]}
+        self.answer(200 if self.path in paths else 404, json.dumps(paths.get(self.path, {})).encode())
+
+    def answer(self, status: int, told: bytes) -> None:
+        self.send_response(status)
         self.send_header("content-length", str(len(told)))
         self.end_headers()
         self.wfile.write(told)
@@ -127,15 +133,71 @@ class _Locked(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+class _Page(_Server):
+    """A web server that has a page for everything."""
+
+    def do_GET(self) -> None:
+        self.answer(200, b"<html></html>")
+
+
+class _Locked(_Server):
+    """A server that wants the key `sesame`."""
+
+    def do_GET(self) -> None:
+        self.answer(200 if self.headers["authorization"] == "Bearer sesame" else 401, b'{"data": []}')
+
+
+@pytest.fixture
+def serving():
+    """Serves by a handler for as long as the context lasts, and yields the address."""
+
+    @contextlib.contextmanager
+    def serve(handler):
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever).start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nope", "there is no model nope at URL/v1. There are assistant, vectors\n"),
+        ("vector", "there is no model vector at URL/v1. There are vectors, assistant\n"),
+        ("vectors", "vectors cannot chat, only embeddings. There is assistant\n"),
+    ],
+)
+def test_chat_says_at_once_that_a_model_will_not_do(cli, serving, model, words):
+    """Before anything is said to it: standard input holds a message that is not sent."""
+    with serving(_Server) as url:
+        answer = cli.run("chat", model, "--url", url, stdin="Hello\n")
+    assert answer.returncode == 1
+    assert answer.stderr == f"modelyard: {words.replace('URL', url)}"
+
+
+def test_chat_takes_a_name_that_is_not_listed(cli, serving):
+    with serving(_Server) as url:
+        assert cli.run("chat", "friend", "--url", url, stdin="").returncode == 0
+
+
+def test_what_is_no_openai_server_is_told_as_such(cli, serving):
+    with serving(_Page) as url:
+        answer = cli.run("ask", "hello", "--url", url)
+    assert answer.returncode == 1
+    assert f"what answers at {url}/v1 is no OpenAI server" in answer.stderr
+
+
 @pytest.mark.parametrize(
     ("key", "words"),
     [("", "wants a key. Set MODELYARD_API_KEY to it"), ("guess", "not this one. Set MODELYARD_API_KEY"), ("sesame", "can chat")],
 )
-def test_a_server_gets_the_key_that_it_wants(cli, key, words):
+def test_a_server_gets_the_key_that_it_wants(cli, serving, key, words):
     cli.env |= {"MODELYARD_API_KEY": key}
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Locked) as server:
-        threading.Thread(target=server.serve_forever).start()
-        answer = cli.run("ask", "hello", "--url", f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with serving(_Locked) as url:
+        answer = cli.run("ask", "hello", "--url", url)
     assert answer.returncode == 1
     assert words in answer.stderr

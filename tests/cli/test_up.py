@@ -1,5 +1,6 @@
 """`modelyard up` with the real runtime, from the first answer to the last process."""
 
+import json
 import os
 import re
 import signal
@@ -41,6 +42,8 @@ def test_a_session_in_a_terminal(cli, up, processes):
     whole = cli.run("get", "tiny", "-o", "yaml").stdout
     assert yaml.safe_load(whole)["status"]["url"] == url
     assert "null" not in whole
+    (one,) = json.loads(cli.run("get", "-o", "json").stdout)["items"]
+    assert json.loads(cli.run("get", "tiny", "-o", "json").stdout)["metadata"] == one["metadata"]
     assert "listening" in cli.run("logs", "tiny").stdout
     assert cli.run("ask", "tiny", "Hello", "--max-tokens", "4").stdout.strip()
     assert cli.run("chat", stdin="Hello\n").returncode == 0

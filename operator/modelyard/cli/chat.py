@@ -31,7 +31,7 @@ def command(
     from modelyard.cli import client  # noqa: PLC0415
 
     base = base_url(url, state_dir)
-    chosen = model or asyncio.run(client.chat_model(base))
+    chosen = asyncio.run(client.chat_model(base, model))
     _converse(base, chosen, [{"role": "system", "content": system}] if system else [])
 
 

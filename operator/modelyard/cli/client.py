@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
+from modelyard.api.wording import nearest
 from modelyard.local.errors import LocalFailed
 
 Message = dict[str, str]
@@ -16,6 +18,8 @@ Message = dict[str, str]
 API_KEY = "MODELYARD_API_KEY"
 #: A model that wakes may take minutes to its first token; connecting may not.
 _TIMEOUT = httpx.Timeout(None, connect=5.0)
+#: Names that an error lists.
+_LISTED = 10
 
 
 async def stream_chat(url: str, model: str, messages: list[Message], **sampling: float) -> AsyncGenerator[str]:
@@ -39,16 +43,48 @@ async def models(url: str) -> list[dict[str, Any]]:
         response = await client.get(f"{url}/models", timeout=10.0)
         if response.status_code != httpx.codes.OK:
             raise _failure(response.content, response.status_code)
-        listed: list[dict[str, Any]] = response.json()["data"]
+        listed: list[dict[str, Any]] = _read(url, response).get("data") or []
         return listed
 
 
-async def chat_model(url: str) -> str:
-    """Returns the first model that can chat, or whose abilities are not known yet. Raises LocalFailed when there is none."""
-    for model in await models(url):
-        if "chat" in (model.get("capabilities") or ["chat"]):
-            return str(model["id"])
-    raise LocalFailed(f"no model at {url} can chat", "Serve one, such as builtin://smollm2-135m-instruct")
+async def chat_model(url: str, wanted: str | None = None) -> str:
+    """Returns the model that is wanted, else the first that can chat. One whose abilities are not known yet may.
+
+    Raises LocalFailed when there is none, with the names that there are.
+    """
+    listed = await models(url)
+    able = [str(model["id"]) for model in listed if _may_chat(model)]
+    if wanted is None:
+        if not able:
+            raise LocalFailed(f"no model at {url} can chat", "Serve one, such as builtin://smollm2-135m-instruct")
+        return able[0]
+    model = next((model for model in listed if model["id"] == wanted), None) or await _named(url, wanted)
+    if model is None:
+        raise LocalFailed(f"there is no model {wanted} at {url}", _choice(wanted, [str(one["id"]) for one in listed]))
+    if not _may_chat(model):
+        raise LocalFailed(f"{wanted} cannot chat, only {', '.join(model['capabilities'])}", _choice(wanted, able))
+    return wanted
+
+
+async def _named(url: str, name: str) -> dict[str, Any] | None:
+    """Returns the model that a name stands for which is not listed, such as an alias; None when the server knows none."""
+    async with _client(url) as client:
+        response = await client.get(f"{url}/models/{quote(name, safe='/:')}", timeout=10.0)
+        return _read(url, response) if response.status_code == httpx.codes.OK else None
+
+
+def _may_chat(model: dict[str, Any]) -> bool:
+    return "chat" in (model.get("capabilities") or ["chat"])
+
+
+def _choice(wanted: str, names: list[str]) -> str:
+    """Returns what to do instead, with a bounded list of what there is; the nearest name first."""
+    if not names:
+        return "It has none that would do"
+    near = nearest(wanted, names)
+    listed = sorted(names, key=lambda name: (name != near, name))
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"There {'is' if len(names) == 1 else 'are'} {', '.join(listed[:_LISTED])}{more}"
 
 
 @contextlib.asynccontextmanager
@@ -69,6 +105,14 @@ def _is_loopback(url: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
+
+
+def _read(url: str, response: httpx.Response) -> dict[str, Any]:
+    """Returns an answer's JSON object; raises LocalFailed for anything else, such as the page of a web server."""
+    with contextlib.suppress(ValueError):
+        if isinstance(told := response.json(), dict):
+            return told
+    raise LocalFailed(f"what answers at {url} is no OpenAI server", "Check the address: it is that of the gateway, or of `modelyard serve`")
 
 
 def _text(data: str) -> str:

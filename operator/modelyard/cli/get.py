@@ -34,25 +34,31 @@ def command(
       modelyard get
       modelyard get assistant -o wide      why it is not ready, and what to do
       modelyard get assistant -o yaml      the whole resource, with its defaults and status
-      modelyard get -o json | jq '.[].status.conditions'
+      modelyard get -o json | jq '.items[].status.conditions'
     """
     models = state_of(state_dir).models()
     if model is not None:
         models = [one for one in models if model in (one["metadata"]["name"], f"{one['metadata']['namespace']}/{one['metadata']['name']}")]
         if not models:
             raise LocalFailed(f"there is no model {model}", "`modelyard get` lists those that run")
-    print(_shown(models, output))
+    if output in (Output.TABLE, Output.WIDE):
+        print(render.resources(models, wide=output is Output.WIDE))
+    else:
+        print(_written(models[0] if model and len(models) == 1 else _list(models), output))
 
 
-def _shown(models: list[dict[str, Any]], output: Output) -> str:
+def _list(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns models as one object, as `kubectl get -o json` does."""
+    return {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": models}
+
+
+def _written(resource: dict[str, Any], output: Output) -> str:
     if output is Output.JSON:
-        return json.dumps([_said(model) for model in models], indent=2)
-    if output is Output.YAML:
-        import yaml  # noqa: PLC0415  (takes time that a table does not need)
+        return json.dumps(_said(resource), indent=2)
+    import yaml  # noqa: PLC0415  (takes time that a table does not need)
 
-        text: str = yaml.safe_dump_all([_said(model) for model in models], sort_keys=False, allow_unicode=True)
-        return text.rstrip()
-    return render.resources(models, wide=output is Output.WIDE)
+    text: str = yaml.safe_dump(_said(resource), sort_keys=False, allow_unicode=True)
+    return text.rstrip()
 
 
 def _said(value: Any) -> Any:
