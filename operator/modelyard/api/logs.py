@@ -1,0 +1,36 @@
+"""The log of every process: one line of JSON for each record, of the same shape everywhere."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+#: What a record has by itself, and what uvicorn adds for terminals; everything else in it is an ``extra`` field.
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def timestamp(seconds: float) -> str:
+    """Returns a time since the epoch as ISO 8601 has it, in UTC to the millisecond: 2026-11-21T08:00:00.000+00:00."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+class JsonFormatter(logging.Formatter):
+    """Renders a record, its extra fields and its exception as one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        line: dict[str, Any] = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self.context(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _USUAL}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+    def context(self) -> dict[str, str]:
+        """Returns what every line that is written now has besides."""
+        return {}
