@@ -235,12 +235,8 @@ async def test_bad_settings_are_named_and_fatal():
     async with asyncio.timeout(60):
         _, errors = await child.communicate()
     assert child.returncode == 2
-    named = {line.partition(":")[0] for line in errors.decode().splitlines()}
-    assert named == {
-        "--port (MODELYARD_PORT)",
-        "--idle-timeout (MODELYARD_IDLE_TIMEOUT)",
-        "--max-body-bytes (MODELYARD_MAX_BODY_BYTES)",
-    }
+    named = {line.split(": ")[1] for line in errors.decode().splitlines()}
+    assert named == {"--port", "MODELYARD_IDLE_TIMEOUT", "MODELYARD_MAX_BODY_BYTES"}
 
 
 async def test_help_explains_every_flag():

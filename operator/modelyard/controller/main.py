@@ -1,14 +1,12 @@
 """Entry point of `modelyard-operator`."""
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
 import uvloop
-from pydantic import ValidationError
 
-from modelyard.api.wording import said
+from modelyard.api import command_line
 from modelyard.controller import handlers, logs
 from modelyard.controller.process import Operator
 from modelyard.controller.settings import OperatorSettings
@@ -17,16 +15,12 @@ from modelyard.kube.credentials import NoCluster
 
 log = logging.getLogger(__name__)
 
+_DESCRIPTION = "Turns InferenceModels into running pods. Finds the cluster by the pod's service account or $KUBECONFIG."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the operator until SIGTERM; returns the exit code: 2 for a bad setting, 1 without a cluster."""
-    try:
-        settings = parse(arguments)
-    except ValidationError as problem:
-        for error in problem.errors():
-            flag = "--" + str(error["loc"][0]).replace("_", "-")
-            print(f"modelyard-operator: {flag}: {said(error)} (got {error['input']!r})", file=sys.stderr)
-        return 2
+    """Runs the operator until SIGTERM; returns the exit code: 1 without a cluster. Raises SystemExit with 2 on a bad setting."""
+    settings = parse(sys.argv[1:] if arguments is None else arguments)
     logs.configure(settings.log_level)
     try:
         uvloop.run(_run(settings))
@@ -36,20 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str] | None = None) -> OperatorSettings:
-    """Returns the settings: flags over environment variables over defaults; raises ValidationError."""
-    parser = argparse.ArgumentParser(
-        prog="modelyard-operator",
-        description="Turns InferenceModels into running pods. Finds the cluster by the pod's service account or $KUBECONFIG.",
-        epilog="Each flag may also be given as an environment variable, MODELYARD_ and the flag in upper case with underscores.",
-    )
-    parser.add_argument("command", nargs="?", choices=["run"], default="run", help="run the operator (the default)")
-    for name, field in OperatorSettings.model_fields.items():
-        default = "this machine's host name" if field.default_factory else repr(field.default)
-        parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=f"{field.description} (default: {default})")
-    given = vars(parser.parse_args(arguments))
-    given.pop("command")
-    return OperatorSettings(**given)
+def parse(arguments: Sequence[str]) -> OperatorSettings:
+    """Returns the settings; raises SystemExit. The word ``run`` may come first."""
+    return command_line.parse(OperatorSettings, "modelyard-operator", _DESCRIPTION, arguments[list(arguments[:1]) == ["run"] :])
 
 
 async def _run(settings: OperatorSettings) -> None:

@@ -8,11 +8,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from pydantic import ValidationError
-from pydantic_settings import CliApp, CliSettingsSource, SettingsError
-
-from modelyard.api.names import ENV_PREFIX
-from modelyard.api.wording import said
+from modelyard.api import command_line
 from modelyard.gateway import logs
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.server import serve
@@ -22,30 +18,10 @@ from modelyard.kube.client import KubeClient
 from modelyard.kube.credentials import NoCluster
 
 _log = logging.getLogger(__name__)
-_BAD_SETTINGS = 2
 _FAILED = 1
-
-
-def parse_settings(arguments: list[str]) -> GatewaySettings:
-    """Reads flags, then the environment, then defaults; exits with 2 and one line per bad value."""
-    source: CliSettingsSource[GatewaySettings] = CliSettingsSource(
-        GatewaySettings,
-        cli_prog_name="modelyard-gateway",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
-    try:
-        return CliApp.run(GatewaySettings, cli_args=arguments, cli_settings_source=source)
-    except ValidationError as error:
-        for problem in error.errors():
-            name = str(problem["loc"][0]) if problem["loc"] else "settings"
-            flag = name.replace("_", "-")
-            print(f"--{flag} ({ENV_PREFIX}{name.upper()}): {said(problem)}, not {problem['input']!r}", file=sys.stderr)
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-    sys.exit(_BAD_SETTINGS)
+_DESCRIPTION = (
+    """Routes OpenAI's and Ollama's clients to the models of a cluster, which it finds by the pod's service account or $KUBECONFIG."""
+)
 
 
 async def run(settings: GatewaySettings) -> None:
@@ -75,7 +51,7 @@ async def run(settings: GatewaySettings) -> None:
 
 def main() -> NoReturn:
     """Runs the gateway; exits with 0 after a drain, 1 when it cannot start, 2 on bad settings."""
-    settings = parse_settings(sys.argv[1:])
+    settings = command_line.parse(GatewaySettings, "modelyard-gateway", _DESCRIPTION, sys.argv[1:])
     logs.set_up()
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:

@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 class GatewaySettings(BaseSettings):
-    """Routes OpenAI's and Ollama's clients to the models of a cluster. Each flag is a variable too: --port is MODELYARD_PORT."""
+    """Settings of a gateway process."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
