@@ -38,6 +38,22 @@ def test_the_table_shows_what_there_is_to_know():
     assert render.resources([]) == "No models run."
 
 
+def test_the_wide_table_says_what_computes_a_model():
+    model = resource("a", status="True", reason="Ready", message="1 of 1 ready.")
+    tried = [{"name": "batching", "why": "no attention"}]
+    model["status"]["engine"] = {
+        "name": "generate",
+        "device": "cpu",
+        "dtype": "float32",
+        "quantization": "none",
+        "kernels": {"Linear": 9},
+        "tried": tried,
+    }
+    (row,) = render.resources([model], wide=True, now=NOW).splitlines()[1:]
+    assert "generate (cpu, float32, 9 Linear); not batching: no attention   1 of 1 ready." in row
+    assert "generate" not in render.resources([model], now=NOW)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172800, "2d")])
 def test_ages_are_written_as_kubectl_does(seconds, text):
     assert render.age(seconds) == text

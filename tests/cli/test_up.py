@@ -41,6 +41,7 @@ def test_a_session_in_a_terminal(cli, up, processes):
     url = address(listed[1])
     whole = cli.run("get", "tiny", "-o", "yaml").stdout
     assert yaml.safe_load(whole)["status"]["url"] == url
+    assert yaml.safe_load(whole)["status"]["engine"]["name"] == "batching"
     assert "null" not in whole
     (one,) = json.loads(cli.run("get", "-o", "json").stdout)["items"]
     assert json.loads(cli.run("get", "tiny", "-o", "json").stdout)["metadata"] == one["metadata"]

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelyard.api.inference_model import InferenceModel
 from modelyard.api.reasons import BLOCKING, Reason, Termination
+from modelyard.api.status import engine_of
 from modelyard.controller.plan import object_id, plan
 from modelyard.controller.types import BuildSettings, ObjectId, Observed, PodPhase, PodView, RuntimeReport
 
@@ -153,6 +154,24 @@ def test_a_start_is_told_in_seconds_per_phase(make_model, make_pod):
     assert silent.status.cold_start == {"schedule": 2.0, "pull": 3.0, "load": 25.0}
     unknown = plan(make_model(), Observed(pods=(make_pod(**times),), previous=planned.status, now=NOW), SETTINGS)
     assert (unknown.status or planned.status).cold_start == planned.status.cold_start
+
+
+def test_the_engine_is_told_and_kept(make_model, make_pod):
+    progress = {
+        "models": {"m": {"engine": {"name": "generate", "kernels": {"Linear": 9}, "tried": [{"name": "batching", "why": "so"}], "more": 1}}}
+    }
+    report = RuntimeReport("pod-1", engine=engine_of(progress))
+    told = plan(make_model(), Observed(pods=(make_pod(),), report=report, now=NOW), SETTINGS).status
+    assert (told.engine.name, told.engine.kernels, told.engine.tried[0].why) == ("generate", {"Linear": 9}, "so")
+    idle = plan(make_model(), Observed(previous=told, now=NOW), SETTINGS).status
+    assert idle.engine == told.engine
+
+
+@pytest.mark.parametrize(
+    "progress", [{}, {"models": {}}, {"models": {"m": {}}}, {"models": {"m": {"engine": {"name": 1}}}}, {"models": [1]}]
+)
+def test_an_engine_that_is_not_named_is_none(progress):
+    assert engine_of(progress) is None
 
 
 PODS = st.builds(

@@ -120,6 +120,7 @@ def test_the_batching_engine_is_first(chat: Running) -> None:
     assert engine["dtype"] in {"float32", "bfloat16"}
     assert engine["kernels"]["FusedLayer"] == 2
     assert httpx.get(f"{chat.private_url}/admin/diagnostics").json()["engines"] == {"tiny-chat": engine}
+    assert chat.progress()["models"]["tiny-chat"]["engine"] == engine
 
 
 def test_answers_stream_as_they_are_and_seeds_hold(bloom: Running) -> None:

@@ -60,7 +60,8 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(field.annotation) is Literal:
         return {"metavar": "|".join(get_args(field.annotation))}
-    return {"metavar": {int: "N", float: "SECONDS", timedelta: "TIME"}.get(field.annotation or str, "TEXT")}
+    values: dict[Any, str] = {int: "N", float: "SECONDS", timedelta: "TIME"}
+    return {"metavar": values.get(field.annotation, "TEXT")}
 
 
 def _help(field: FieldInfo) -> str:

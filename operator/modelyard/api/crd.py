@@ -20,6 +20,7 @@ _NAME = Rule(
     "spec.model.aliases",
 )
 _READY = '.status.conditions[?(@.type=="Ready")]'
+#: Those with a priority are shown with -o wide alone.
 _COLUMNS: list[JsonSchema] = [
     {"name": "Ready", "type": "string", "jsonPath": f"{_READY}.status"},
     {"name": "Reason", "type": "string", "jsonPath": f"{_READY}.reason"},
@@ -27,6 +28,8 @@ _COLUMNS: list[JsonSchema] = [
     {"name": "Source", "type": "string", "jsonPath": ".spec.model.source"},
     {"name": "URL", "type": "string", "jsonPath": ".status.url"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Engine", "type": "string", "jsonPath": ".status.engine.name", "priority": 1},
+    {"name": "Message", "type": "string", "jsonPath": f"{_READY}.message", "priority": 1},
 ]
 # `kubectl scale` sets the floor: where maxReplicas is left out it is the number of replicas, else the autoscaler goes on above it.
 _SCALE = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 
@@ -58,6 +59,45 @@ class ScalingStatus(BaseModel):
     decisions: Annotated[list[Decision], Field(max_length=5)] = Field(default=[], description="The last five decisions.")
 
 
+class TriedEngine(BaseModel):
+    """An engine that does not run the model."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+    name: Annotated[str, Field(max_length=64)] = Field(description="Its name.")
+    why: Annotated[str, Field(max_length=1024)] = Field(description="Why it does not run the model.")
+
+
+class EngineStatus(BaseModel):
+    """What computes a model."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+    name: Annotated[str, Field(max_length=64)] = Field(description="The engine that runs the model, such as batching, generate or encoder.")
+    device: Annotated[str, Field(max_length=64)] = Field(default="", description="Where it computes.")
+    dtype: Annotated[str, Field(max_length=64)] = Field(default="", description="The data type that it computes in.")
+    quantization: Annotated[str, Field(max_length=64)] = Field(
+        default="none", description="What the weights are in: none, int8, int4, fp8, or the checkpoint's own format."
+    )
+    kernels: Annotated[dict[Annotated[str, Field(max_length=64)], int], Field(max_length=32)] = Field(
+        default={}, description="Layers by what computes them."
+    )
+    tried: Annotated[list[TriedEngine], Field(max_length=8)] = Field(
+        default=[], description="Engines that were tried before it, and why they do not run the model."
+    )
+
+
+def engine_of(progress: Mapping[str, Any]) -> EngineStatus | None:
+    """Returns the engine that a runtime's ``/progress`` names for its model, the first of several; None where it names none."""
+    models = progress.get("models")
+    first = next(iter(models.values()), None) if isinstance(models, Mapping) else None
+    told = first.get("engine") if isinstance(first, Mapping) else None
+    try:
+        return EngineStatus.model_validate(told) if told else None
+    except ValidationError:  # what another release says is not worth losing the rest of the report
+        return None
+
+
 class InferenceModelStatus(BaseModel):
     """What the operator saw."""
 
@@ -70,6 +110,7 @@ class InferenceModelStatus(BaseModel):
     selector: Annotated[str, Field(max_length=1024)] = Field(default="", description="Label selector of the pods, for /scale.")
     url: Annotated[str, Field(max_length=1024)] = Field(default="", description="The OpenAI base URL inside the cluster.")
     capabilities: Annotated[list[str], Field(max_length=16)] = Field(default=[], description="What the model may be asked for.")
+    engine: EngineStatus | None = Field(default=None, description="What computes the replica that became ready last.")
     cold_start: Annotated[dict[str, float], Field(max_length=16)] = Field(
         default={}, description="Seconds per phase of the last start: schedule, pull, download, load, warmup."
     )

@@ -23,7 +23,8 @@ class Output(StrEnum):
 def command(
     model: Annotated[str | None, typer.Argument(help="One model. Default: all.", show_default=False)] = None,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="wide adds the reason's message, json and yaml print the whole resources.")
+        Output,
+        typer.Option("--output", "-o", help="wide adds the engine and the reason's message, json and yaml print the whole resources."),
     ] = Output.TABLE,
     state_dir: StateDir = None,
 ) -> None:
@@ -32,7 +33,7 @@ def command(
     \b
     Examples:
       modelyard get
-      modelyard get assistant -o wide      why it is not ready, and what to do
+      modelyard get assistant -o wide      why it is not ready, and what to do; what computes it
       modelyard get assistant -o yaml      the whole resource, with its defaults and status
       modelyard get -o json | jq '.items[].status.conditions'
     """

@@ -9,11 +9,14 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def resources(models: Sequence[Mapping[str, Any]], *, wide: bool = False, now: datetime | None = None) -> str:
-    """Returns the table of `kubectl get im`; with ``wide`` the reason's message too. The namespace shows when there are several."""
+    """Returns the table of `kubectl get im`; with ``wide`` the engine and the reason's message too.
+
+    The namespace shows when there are several.
+    """
     if not models:
         return "No models run."
     several = len({model["metadata"]["namespace"] for model in models}) > 1
-    head = (*(("NAMESPACE",) if several else ()), *_COLUMNS, *(("MESSAGE",) if wide else ()))
+    head = (*(("NAMESPACE",) if several else ()), *_COLUMNS, *(("ENGINE", "MESSAGE") if wide else ()))
     rows = [_row(model, several, wide, now or datetime.now(UTC)) for model in models]
     return table([head, *rows])
 
@@ -47,5 +50,15 @@ def _row(model: Mapping[str, Any], several: bool, wide: bool, now: datetime) -> 
         model["spec"]["model"]["source"],
         status["url"],
         age((now - created).total_seconds()),
-        *((ready.get("message", ""),) if wide else ()),
+        *((_engine(status.get("engine") or {}), ready.get("message", "")) if wide else ()),
     )
+
+
+def _engine(engine: Mapping[str, Any]) -> str:
+    """Returns what computes a model, and why not another engine: as much as a cell holds."""
+    if not engine:
+        return ""
+    known = [engine["device"], engine["dtype"], *((engine["quantization"],) if engine["quantization"] != "none" else ())]
+    known += [f"{count} {kernel}" for kernel, count in engine["kernels"].items()]
+    tried = "".join(f"; not {one['name']}: {one['why']}" for one in engine["tried"])
+    return f"{engine['name']} ({', '.join(filter(None, known))}){tried}"

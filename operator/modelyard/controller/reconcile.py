@@ -212,7 +212,7 @@ class Reconciler:
     async def _write_status(self, metadata: Metadata, told: InferenceModelStatus) -> None:
         self._guard()
         identity = {"namespace": metadata.namespace, "name": metadata.name, "uid": metadata.uid}
-        body = told.model_dump(mode="json", by_alias=True)
+        body = told.model_dump(mode="json", by_alias=True, exclude_none=True)
         try:
             stored = await kube.apply_status(self._client, {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": body})
         except ApiFailure as failure:

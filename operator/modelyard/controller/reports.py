@@ -1,4 +1,4 @@
-"""What runtimes report of themselves once they are ready: how long each phase of their start took, and what they can do.
+"""What runtimes report of themselves once they are ready: how long each phase of their start took, what they can do, and by what engine.
 
 Asked once per ready pod, in the background. A runtime that does not answer has nothing to report; nobody waits for it.
 """
@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from modelyard.api.names import METRICS_PORT
+from modelyard.api.status import engine_of
 from modelyard.controller.projections import PodRecord
 from modelyard.controller.types import Key, PodPhase, RuntimeReport
 
@@ -79,6 +80,6 @@ def parse(pod: str, body: bytes) -> RuntimeReport:
     try:
         told = orjson.loads(body)
         seconds = tuple((str(phase), float(value)) for phase, value in (told.get("seconds") or {}).items())
-        return RuntimeReport(pod, seconds[:16], tuple(map(str, told.get("capabilities") or ()))[:16])
+        return RuntimeReport(pod, seconds[:16], tuple(map(str, told.get("capabilities") or ()))[:16], engine_of(told))
     except (AttributeError, TypeError) as problem:
         raise ValueError(f"not a progress report: {body[:200]!r}") from problem

@@ -49,6 +49,7 @@ def build(
         selector=",".join(f"{name}={value}" for name, value in selector_labels(model.metadata.name).items()),
         url=settings.gateway_url,
         capabilities=_capabilities(model, observed),
+        engine=(observed.report and observed.report.engine) or observed.previous.engine,
         cold_start=_cold_start(situation.ready, observed) or observed.previous.cold_start,
         scaling=ScalingStatus.model_validate({"decisions": list(decisions)[:5]}),
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from modelyard.api.inference_model import Condition, InferenceModel, InferenceModelStatus
 from modelyard.api.reasons import Reason, Termination
+from modelyard.api.status import EngineStatus
 
 Manifest = dict[str, Any]
 
@@ -62,11 +63,12 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeReport:
-    """What a ready runtime says of itself at ``/progress``: seconds per phase of its start, and what it may be asked for."""
+    """What a ready runtime says of itself at ``/progress``: seconds per phase of its start, what it may be asked for, what computes it."""
 
     pod: str
     seconds: tuple[tuple[str, float], ...] = ()
     capabilities: tuple[str, ...] = ()
+    engine: EngineStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,8 @@ class Pod:
 
     def report(self) -> RuntimeReport | None:
         """Returns what the runtime said of its start, once it is ready."""
-        return RuntimeReport(self.name, self.progress.seconds, self.progress.capabilities) if self.ready else None
+        told = self.progress
+        return RuntimeReport(self.name, told.seconds, told.capabilities, told.engine) if self.ready else None
 
     def manifest(self) -> Manifest:
         """Returns the Pod as an API server would show it."""
@@ -217,6 +218,8 @@ class Pod:
             for probe in (alive, ready) if startup.succeeded else (startup,):
                 if probe.due(loop.time()):
                     probe.note(loop.time(), await reports.answers(self._host.session, endpoint, probe.path, probe.timeout))
+            if ready.succeeded and self.endpoint is None:  # what was read while it still started is not the whole of it
+                await self._follow_progress()
             self._set_ready(endpoint if ready.succeeded else None)
             soonest = min(alive.wait(loop.time()), ready.wait(loop.time()))
             await asyncio.sleep(min(max(soonest, 0.05), _READY_TICK) if ready.succeeded else _LOADING_TICK)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from modelyard.api.status import EngineStatus, engine_of
 from modelyard.gateway.types import Endpoint
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -20,6 +21,7 @@ class Progress:
     bytes_total: int = 0
     seconds: tuple[tuple[str, float], ...] = ()
     capabilities: tuple[str, ...] = ()
+    engine: EngineStatus | None = None
 
 
 async def answers(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, within: float) -> bool:
@@ -44,6 +46,7 @@ async def progress(session: aiohttp.ClientSession, url: str) -> Progress | None:
             bytes_total=int(told.get("bytesTotal") or 0),
             seconds=tuple((str(name), float(value)) for name, value in told.get("seconds", {}).items()),
             capabilities=tuple(told.get("capabilities") or ()),
+            engine=engine_of(told),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -180,7 +180,7 @@ async def diagnostics(request: Request) -> Response:
     """Returns what the process runs on and with: devices, memory, versions, how models are computed, parts, settings without secrets."""
     runtime = runtime_of(request)
     settings = runtime.settings
-    engines = {model.name: model.service.describe().get("engine") for model in runtime.registry.models if model.service is not None}
+    engines = {model.name: model.engine for model in runtime.registry.models if model.engine is not None}
     tasks = Counter(_running(task) for task in asyncio.all_tasks())
     held, parts = await asyncio.gather(asyncio.to_thread(memory.held), asyncio.to_thread(_parts))
     return json_response(

@@ -110,6 +110,11 @@ class ServedModel:
         self.lifecycle.capabilities = capabilities
         return service
 
+    @property
+    def engine(self) -> dict[str, Any] | None:
+        """What computes it, None while it is not loaded."""
+        return None if self.service is None else self.service.describe().get("engine")
+
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` shows."""
         more = {"capabilities": self.capabilities} if self.capabilities else {}

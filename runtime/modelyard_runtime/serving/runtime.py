@@ -113,4 +113,4 @@ class Runtime:
 
 def _model_progress(model: ServedModel) -> dict[str, Any]:
     life = model.lifecycle
-    return {**snapshot(life.step, life.seconds, model.capabilities), "state": life.state, "warmup": life.warmup}
+    return {**snapshot(life.step, life.seconds, model.capabilities), "state": life.state, "warmup": life.warmup, "engine": model.engine}
