@@ -58,6 +58,13 @@ def test_an_unknown_path(chat, path):
     assert_error(httpx.post(f"{chat.url}{path}", json=CHAT), 404, "invalid_request_error", None, "unknown_url", "Unknown request URL")
 
 
+def test_an_unknown_path_is_told_by_the_port_s_own(chat):
+    assert "/openapi.json" in httpx.get(f"{chat.url}/v1/chats").json()["error"]["message"]
+    assert "private port" in httpx.get(f"{chat.url}/admin/models").json()["error"]["message"]
+    wrong = httpx.get(f"{chat.private_url}/v1/models").json()["error"]["message"]
+    assert "/metrics, /progress, and /admin/models" in wrong
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v1/chat/completions"), ("DELETE", "/v1/embeddings"), ("POST", "/v1/models"), ("PUT", "/health")]
 )

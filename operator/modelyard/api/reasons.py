@@ -21,7 +21,6 @@ class Reason(StrEnum):
     # Root causes, most specific first when several hold.
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
-    PROFILE_NOT_FOUND = "ProfileNotFound"
     QUOTA_EXCEEDED = "QuotaExceeded"
     INSUFFICIENT_GPU = "InsufficientGPU"
     UNSCHEDULABLE = "Unschedulable"

@@ -55,14 +55,18 @@ def private_app(runtime: Runtime) -> ASGIApp:
     """Returns the application of the private port. Raises ArgumentsInvalid when its keys cannot be read."""
     digests = keys.read(runtime.settings.admin_key_file, runtime.settings.admin_key, "--admin-key-file")
     guard = partial(keys.Keys, digests=digests, needed=keys.private_needs)
-    return _guarded(runtime, guard, (), status.private, adapters.router, admin.router)
+    return _guarded(runtime, guard, (), status.private, adapters.router, admin.router, private=True)
 
 
 def _guarded(
-    runtime: Runtime, guard: Callable[[ASGIApp], ASGIApp], watchers: Sequence[Callable[[Ended], None]], *routers: APIRouter
+    runtime: Runtime,
+    guard: Callable[[ASGIApp], ASGIApp],
+    watchers: Sequence[Callable[[Ended], None]],
+    *routers: APIRouter,
+    private: bool = False,
 ) -> ASGIApp:
     app = documented(FastAPI(title="Modelyard runtime", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False))
-    app.state.runtime = runtime
+    app.state.runtime, app.state.private = runtime, private
     for router in routers:
         app.include_router(router)
     for error in _HANDLED:

@@ -60,6 +60,10 @@ _TYPES = {
 }
 
 
+#: What people look for on the wrong port.
+_PRIVATE = ("/metrics", "/progress", "/admin")
+
+
 def to_api_error(error: BaseException) -> ApiError:
     """Returns what a client sees of an exception. What nobody expected is logged, and says nothing of the inside."""
     match error:
@@ -91,13 +95,24 @@ def error_headers(error: ApiError, path: str) -> dict[str, str]:
 async def handle(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for everything."""
     api_error = to_api_error(error)
+    if isinstance(api_error, UnknownPath):
+        api_error = UnknownPath(f"Unknown request URL. {_where(request)}")
     body = orjson.dumps(error_body(api_error, request.url.path))
     return Response(body, api_error.status, error_headers(api_error, request.url.path), "application/json")
 
 
+def _where(request: Request) -> str:
+    """Returns where to look instead: each port has its own paths."""
+    if request.app.state.private:
+        return "This is the private port: it has /metrics, /progress, and /admin/models, /admin/pulls, /admin/stats and /admin/diagnostics."
+    if request.url.path.startswith(_PRIVATE):
+        return "That is on the private port of this server, which --metrics-port chooses."
+    return "See /v1/models for what is served, and /openapi.json for paths."
+
+
 def _http(error: HTTPException) -> ApiError:
     if error.status_code == 404:
-        return UnknownPath("Unknown request URL. See /v1/models for what is served, and the OpenAI API reference for paths.")
+        return UnknownPath("Unknown request URL.")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return MethodNotAllowed(f"This URL does not take that method. Use {allowed}.")
