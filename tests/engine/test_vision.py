@@ -1,8 +1,11 @@
 """Images in prompts: the engine says what `model.generate` says, in any company."""
 
 import asyncio
+import base64
+import io
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -10,7 +13,11 @@ import torch
 from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams
 from modelyard_runtime.errors import UnsupportedModel
-from modelyard_runtime.models.vision import Vision
+from modelyard_runtime.models.prompt import Picture
+from modelyard_runtime.models.vision import Pixels, Vision
+from modelyard_runtime.serving.bounds import Bounds
+from modelyard_runtime.serving.sight import Sight
+from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources.tiny_vision import make_vision
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -32,6 +39,16 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
+def data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def cut(vision: Vision, images: list[Image.Image]) -> Pixels:
+    return Pixels.joined([vision.pixels(image, "url") for image in images])
+
+
 def prompt_of(folder: Path, images: int, text: str) -> list[int]:
     parts = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -42,7 +59,7 @@ def request(vision: Vision, ids: list[int], images: list[Image.Image], new_token
     sampling = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
     if not images:
         return GenerationRequest("text", ids, sampling)
-    pixels = vision.pixels(images)
+    pixels = cut(vision, images)
     expanded = vision.expand(ids, pixels)
     return GenerationRequest("images", expanded, sampling, media=vision.media(expanded, pixels))
 
@@ -50,7 +67,7 @@ def request(vision: Vision, ids: list[int], images: list[Image.Image], new_token
 def expected(plain: Any, vision: Vision, ids: list[int], images: list[Image.Image], new_tokens: int = 12) -> list[int]:
     more: dict[str, Any] = {}
     if images:
-        pixels = vision.pixels(images)
+        pixels = cut(vision, images)
         ids = vision.expand(ids, pixels)
         more = {
             "pixel_values": pixels.values,
@@ -98,11 +115,39 @@ async def test_a_prefix_is_shared_with_the_same_image_and_not_with_another(kit: 
 
 def test_placeholders_must_match_the_images(folder: Path, plain: Any) -> None:
     vision = Vision.of(folder, plain)
-    pixels = vision.pixels([picture(1, 32, 32)])
+    pixels = vision.pixels(picture(1, 32, 32), "url")
     with pytest.raises(InvalidRequest, match="2 image placeholders for 1 images"):
         vision.expand([5, vision.token, vision.token], pixels)
     with pytest.raises(InvalidRequest, match="differ by less than"):
-        vision.pixels([Image.new("RGB", (1000, 4))])
+        vision.pixels(Image.new("RGB", (1000, 4)), "url")
+
+
+class Watched(Vision):
+    """Counts the decoded images that there are at once."""
+
+    most = 0
+
+    def __init__(self, *parts: Any):
+        super().__init__(*parts)
+        self._there: WeakValueDictionary[int, Image.Image] = WeakValueDictionary()
+
+    def pixels(self, image: Image.Image, param: str) -> Pixels:
+        self._there[id(image)] = image
+        self.most = max(self.most, len(self._there))
+        return super().pixels(image, param)
+
+
+async def test_no_more_images_are_decoded_than_there_are_threads(folder: Path, plain: Any) -> None:
+    vision = Watched.of(folder, plain)
+    sight = Sight(vision, ServeSettings(model="builtin://tiny-vision"), Bounds(8192, 100), decoders=1)
+    pictures = [Picture(data_url(picture(seed, 40, 40)), f"url {seed}") for seed in range(4)]
+    ids = prompt_of(folder, 4, "what are they")
+    try:
+        looks = await asyncio.gather(*(sight.look(ids, pictures) for _ in range(3)))
+    finally:
+        sight.close()
+    assert [len(pixels.grids) for _, pixels in looks] == [4, 4, 4]
+    assert vision.most == 1
 
 
 def test_a_model_without_an_image_processor_is_named(folder: Path, plain: Any, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ BAD = {
     "no base64": ("data:image/png;base64,*", "messages[0].content[0].image_url.url", "base64"),
     "a host": ("https://example.com/a.png", "messages[0].content[0].image_url.url", "--media-hosts"),
     "a file": ("file:///etc/passwd", "messages[0].content[0].image_url.url", "http"),
-    "too thin": (url(1, (4000, 4)), "messages", "sides differ"),
+    "too thin": (url(1, (4000, 4)), "messages[0].content[0].image_url.url", "sides differ"),
 }
 
 
@@ -108,6 +108,16 @@ def test_images_out_of_place_are_refused(seeing, messages, param, words):
     assert (reply.status_code, error["type"]) == (400, "invalid_request_error")
     assert error["param"].startswith(param)
     assert words in error["message"]
+
+
+def test_images_that_do_not_fit_are_named_before_more_are_read(settings):
+    images = [url(seed, (60, 60)) for seed in range(3)]
+    with (
+        running(settings(model="builtin://tiny-vision", max_model_length=32)) as server,
+        pytest.raises(openai.BadRequestError, match="the images up to") as caught,
+    ):
+        answer(server.openai(), ask(*images, "data:image/png;base64,*"))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages[0].content[2].image_url.url")
 
 
 def test_a_placeholder_in_a_text_is_text(seeing):

@@ -32,6 +32,11 @@ class Pixels:
     values: torch.Tensor
     grids: torch.Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Pixels]) -> Pixels:
+        """Returns the images of several as one."""
+        return cls(torch.cat([part.values for part in parts]), torch.cat([part.grids for part in parts]))
+
     def tokens(self, merge: int) -> list[int]:
         """Returns how many tokens each image takes when ``merge`` by ``merge`` patches become one."""
         return [int(grid.prod()) // merge**2 for grid in self.grids]
@@ -64,18 +69,21 @@ class Vision:
             ) from error
         return cls(model, processor)
 
-    def pixels(self, images: Sequence[Image]) -> Pixels:
-        """Cuts images into patches, resized to the model's bounds. Raises InvalidRequest for a picture that is too thin."""
-        for index, image in enumerate(images):
-            if max(image.size) > _LONGEST_RATIO * min(image.size):
-                raise InvalidRequest(
-                    f"Image {index} is {image.width} by {image.height} pixels. Send one whose sides differ by less than "
-                    f"{_LONGEST_RATIO} times.",
-                    param="messages",
-                    code="invalid_image",
-                )
-        made = self._processor(images=list(images), return_tensors="pt")
+    def pixels(self, image: Image, param: str) -> Pixels:
+        """Cuts an image into patches, resized to the model's bounds. Raises InvalidRequest, naming ``param``, when it is too thin."""
+        if max(image.size) > _LONGEST_RATIO * min(image.size):
+            raise InvalidRequest(
+                f"The image of '{param}' is {image.width} by {image.height} pixels. Send one whose sides differ by less than "
+                f"{_LONGEST_RATIO} times.",
+                param=param,
+                code="invalid_image",
+            )
+        made = self._processor(images=[image], return_tensors="pt")
         return Pixels(made["pixel_values"], made["image_grid_thw"])
+
+    def tokens(self, pixels: Pixels) -> int:
+        """Returns how many tokens images take in a prompt."""
+        return sum(pixels.tokens(self._merge))
 
     def expand(self, ids: Sequence[int], pixels: Pixels) -> list[int]:
         """Returns the prompt with each image's placeholder repeated for its patches. Raises InvalidRequest when they do not match."""

@@ -29,6 +29,15 @@ class Bounds:
                 f"This model's maximum context length is {self.context} tokens, and {param} has {count} characters. Shorten it.", param
             )
 
+    def check_images(self, tokens: int, param: str) -> None:
+        """Refuses images that cannot fit before more of them are read; ``param`` is the last of them."""
+        if tokens > self.context:
+            raise _too_long(
+                f"This model's maximum context length is {self.context} tokens, and the images up to '{param}' take {tokens}. "
+                "Send fewer or smaller ones.",
+                param,
+            )
+
     def check_tokens(self, tokens: Collection[int], param: str, remedy: str) -> None:
         """Refuses tokens that the model does not have."""
         highest = max(tokens, default=0)

@@ -9,6 +9,7 @@ from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.media.media import Media as Fetcher
 from modelyard_runtime.models.prompt import Picture
+from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.workers import Workers
 from modelyard_runtime.settings import ServeSettings
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:  # they import PyTorch
 class Sight:
     """The image side of a model, on a thread of its own: one request at a time. Used from one event loop; close it at the end.
 
-    ``decoders`` threads decode images.
+    ``decoders`` threads decode images and cut them up.
     """
 
-    def __init__(self, vision: Vision, settings: ServeSettings, decoders: int):
+    def __init__(self, vision: Vision, settings: ServeSettings, bounds: Bounds, decoders: int):
         self._vision = vision
+        self._bounds = bounds
         self._fetcher = Fetcher(settings, threads=decoders)
         self._most = settings.max_images
         self._worker = Workers("vision", 1, waiting=settings.max_queue, timeout=settings.queue_timeout.total_seconds())
@@ -37,13 +39,23 @@ class Sight:
                 param=pictures[self._most].param,
                 code="too_many_images",
             )
-        images = [await self._fetcher.image(picture.url, picture.param) for picture in pictures]
+        seen = await self._seen(pictures)
 
-        def cut() -> tuple[list[int], Pixels]:
-            pixels = self._vision.pixels(images)
+        def expand() -> tuple[list[int], Pixels]:
+            pixels = type(seen[0]).joined(seen)
             return self._vision.expand(prompt, pixels), pixels
 
-        return await self._worker.run(cut)
+        return await self._worker.run(expand)
+
+    async def _seen(self, pictures: Sequence[Picture]) -> list[Pixels]:
+        """Returns the images cut up, none read behind the one that is too much."""
+        seen: list[Pixels] = []
+        tokens = 0
+        for picture in pictures:
+            seen.append(await self._fetcher.made(picture.url, picture.param, self._vision.pixels))
+            tokens += self._vision.tokens(seen[-1])
+            self._bounds.check_images(tokens, picture.param)
+        return seen
 
     async def media(self, prompt: Sequence[int], pixels: Pixels) -> Media:
         """Runs the model's tower for a prompt that has room for its images. Raises TooManyRequests or Unavailable."""
