@@ -106,16 +106,23 @@ def test_a_request_that_stops_half_way(chat, start):
         (b"not http at all\r\n\r\n", b"400"),
         (b"GET /health HTTP/9.9\r\n\r\n", b"400"),
         (b"GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\n\r\n", b"400"),
+        (b"POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}", b"400"),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", b"400"),
         (b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", b"400"),
         (b"GET /health HTTP/1.1\r\nx: " + b"a" * 200_000, b"431"),
     ],
-    ids=["garbage", "version", "length", "chunk", "headers"],
+    ids=["garbage", "version", "length", "no host", "no host before a body", "two hosts", "chunk", "headers"],
 )
 def test_what_is_no_http(chat, request_, status):
     answer = raw(chat, request_)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b'"error"' in answer
     assert_serves(chat)
+
+
+def test_a_client_of_http_1_0_needs_no_host(chat):
+    assert raw(chat, b"GET /health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 def test_trailers_are_no_headers_and_not_kept(start):

@@ -143,8 +143,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """Its head is complete; the middleware bounds what follows. One that is to be read again is not served yet."""
         self._in_head = False
         self._stop_timer()
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
+        if self.parser.should_upgrade():
+            return
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            self._refuse(400, "HTTP/1.1 wants the header Host in each request, once.")  # RFC 9112 §3.2
+            raise httptools.HttpParserError("no one host")  # what follows is not read
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The request is complete."""
