@@ -23,8 +23,14 @@ def available_memory() -> int:
 
 def memory_limit() -> int:
     """Returns the bytes that this process may use in all: the machine's, or the control group's where that is less."""
-    total, limit = int(psutil.virtual_memory().total), _number("memory.max")
-    return total if limit is None else min(total, limit)
+    limit = _number("memory.max")
+    return _memory() if limit is None else min(_memory(), limit)
+
+
+@cache
+def _memory() -> int:
+    """Returns the machine's memory in bytes: asked once, for a process that has no file left to open cannot ask."""
+    return int(psutil.virtual_memory().total)
 
 
 def limit_is_hidden() -> bool:

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from modelyard.api import command_line
+from modelyard.api import command_line, open_files
 from modelyard.gateway import logs
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.server import serve
@@ -53,6 +53,7 @@ def main() -> NoReturn:
     """Runs the gateway; exits with 0 after a drain, 1 when it cannot start, 2 on bad settings."""
     settings = command_line.parse(GatewaySettings, "modelyard-gateway", _DESCRIPTION, sys.argv[1:])
     logs.set_up()
+    open_files.take_all()
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(run(settings))

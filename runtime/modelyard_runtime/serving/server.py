@@ -20,6 +20,7 @@ from functools import partial
 
 import uvicorn
 import uvloop
+from modelyard.api import open_files
 from starlette.types import ASGIApp
 
 from modelyard_runtime import logs
@@ -110,6 +111,7 @@ class Signals:
 def run(settings: ServeSettings) -> None:
     """Serves until SIGTERM or SIGINT. Raises RuntimeFailed with the cause when the model cannot be served."""
     logs.configure(settings.log_level)
+    open_files.take_all()
 
     async def main() -> RuntimeFailed | None:
         signals = Signals()
