@@ -16,7 +16,7 @@ import transformers
 from modelyard import __version__
 from modelyard.api.errors import InternalError, InvalidRequest
 
-from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, NotHonoured, RequestFailed, SamplingParams
+from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, RequestFailed, SamplingParams
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
@@ -38,7 +38,7 @@ from modelyard_runtime.serving.generation_ways import ways
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.merge import merge
-from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults, taken
+from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
 from modelyard_runtime.serving.speech import Speech
 from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
@@ -96,8 +96,8 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
     model = ChatModel(engine, loaded.tokenizer, helpers(loaded.device.type))
     if "chat" in capabilities:
         _check_template(model)
-    manner = _manner(folder, settings, str(loaded.dtype), chosen.takes)
-    speech = Speech(loaded, settings, bounds=chosen.takes is None)
+    manner = _manner(folder, settings, str(loaded.dtype))
+    speech = Speech(loaded, settings)
     return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, speech, chosen.shown(), loaded.device.type)
 
 
@@ -251,10 +251,6 @@ class GenerationService:
                 code="invalid_value",
             )
         self.bounds.check_tokens(sampling.logit_bias, "logit_bias", "Leave it out.")
-        try:
-            self.model.engine.check(sampling)
-        except NotHonoured as refusal:
-            raise _invalid(refusal) from refusal
         return [
             GenerationRequest(
                 f"{request_id}-{choice}", prompt, replace(sampling, seed=choice_seed(sampling.seed, choice)), self.lora, media
@@ -308,14 +304,8 @@ class GenerationService:
                 param="response_format",
                 code="invalid_value",
             ) from error
-        except NotHonoured as refusal:
-            raise _invalid(refusal) from refusal
         except RequestFailed as error:
             raise InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed") from error
-
-
-def _invalid(refusal: NotHonoured) -> InvalidRequest:
-    return InvalidRequest(str(refusal), param=refusal.param, code="invalid_value")
 
 
 def _sight(vision: Vision, settings: ServeSettings, bounds: Bounds, decoders: int) -> Sight:
@@ -339,11 +329,10 @@ def _check_template(model: ChatModel) -> None:
         ) from refusal
 
 
-def _manner(folder: Path, settings: ServeSettings, dtype: str, takes: frozenset[str] | None) -> Manner:
+def _manner(folder: Path, settings: ServeSettings, dtype: str) -> Manner:
     computed = f"{folder.name} {dtype} {__version__} {torch.__version__} {transformers.__version__}"
-    defaults = sampling_defaults(folder, settings)
     return Manner(
-        defaults if takes is None else taken(defaults, takes),
+        sampling_defaults(folder, settings),
         settings.max_choices,
         _TEMPLATE_VARIABLES | set(settings.chat_template_kwargs),
         f"fp_{blake2b(computed.encode(), digest_size=5).hexdigest()}",
