@@ -91,7 +91,8 @@ class TokenLogprob:
 class TokenEvent:
     """One generated token. ``finish_reason`` is set on the last event.
 
-    ``token_id`` is None only on the one event of a request for no tokens. ``ends_text`` marks a token that ended the answer (end of
+    ``token_id`` is None only on the one event of a request for no tokens, or of an answer without any. ``text`` is what the token adds to
+    the answer where the engine knows that, None where the tokenizer decodes it. ``ends_text`` marks a token that ended the answer (end of
     sequence, or one of stop_token_ids) and is not part of its text. ``logprob`` and ``top_logprobs`` (token id, log probability) are
     present when the request asked for them.
 
@@ -106,6 +107,7 @@ class TokenEvent:
     ends_text: bool = False
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     cached_tokens: int = 0
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,14 @@ class GrammarFailed(RequestFailed):
     """This request's grammar cannot be followed to its end, though it compiled."""
 
 
+class NotHonoured(RequestFailed):
+    """A request asks for what this engine cannot do; ``param`` is the field of OpenAI's that does."""
+
+    def __init__(self, param: str, message: str):
+        super().__init__(message)
+        self.param = param
+
+
 class UnknownAdapter(ValueError):
     """A request names a LoRA adapter that the engine does not have."""
 
@@ -185,7 +195,10 @@ class TokenStream(Protocol):
     async def __anext__(self) -> TokenEvent: ...
 
     async def aclose(self) -> None:
-        """Cancels the request within one step, unless it has ended. Safe to call twice."""
+        """Cancels the request within one step, unless it has ended. Safe to call twice.
+
+        What is no step of a model, but a call of somebody's code, goes on to its end, unseen.
+        """
         ...
 
 
@@ -211,10 +224,15 @@ class Engine(Protocol):
         """Starts the engine's thread; ``on_death`` is called on this event loop, once, if the engine cannot go on."""
         ...
 
+    def check(self, sampling: SamplingParams) -> None:
+        """Raises NotHonoured when the engine cannot choose tokens so: to be asked before a request waits for its turn."""
+        ...
+
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request and returns its tokens as they come. Close the stream to cancel.
 
-        Raises RequestTooLarge, InvalidTokens, UnknownAdapter or MediaUnsupported at once; the stream raises RequestFailed or EngineFailed.
+        Raises RequestTooLarge, InvalidTokens, UnknownAdapter, MediaUnsupported or NotHonoured at once; the stream raises RequestFailed or
+        EngineFailed.
         """
         ...
 

@@ -4,165 +4,48 @@ Models whose state is no plain KV cache, or whose attention is their own (Falcon
 run here as Transformers runs them. A request that fails does so alone, while the model still computes.
 """
 
-import logging
 from functools import partial
 
 import torch
 from transformers import GenerationConfig
 
-from modelyard_runtime.engine.base import (
-    EngineFailed,
-    EngineStats,
-    GenerationRequest,
-    MediaUnsupported,
-    RequestFailed,
-    SamplingParams,
-    UnknownAdapter,
-)
-from modelyard_runtime.engine.blocks import blocks_for
-from modelyard_runtime.engine.capacity import Capacity
-from modelyard_runtime.engine.checks import check_size, check_tokens
+from modelyard_runtime.engine.base import EngineFailed, GenerationRequest, SamplingParams
 from modelyard_runtime.engine.core import Outcome
-from modelyard_runtime.engine.counts import Counts
 from modelyard_runtime.engine.generating import generate
 from modelyard_runtime.engine.sampler import token_logprobs
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
-from modelyard_runtime.engine.stream import SequenceStream
-from modelyard_runtime.engine.threaded import ThreadedEngine, is_last
+from modelyard_runtime.engine.single import SingleEngine
 from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.engine.warmup import warmup_requests
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel
 from modelyard_runtime.models.loading import LoadedModel
 
-logger = logging.getLogger(__name__)
-
-#: Longest prompt plus answer without a setting: what a token takes in memory is the model's own affair here.
-_LONGEST = 8192
 #: Tokens of a prompt, read in one go here, for which the watchdog waits as for one step.
 _STEP = 128
-#: Requests in a row that may break the model's code; one more is the end.
-_FAILURES = 3
 _TEST_PROMPT = 5
 
 
-class GenerateEngine(ThreadedEngine[Sequence]):
-    """`model.generate` over a model that was loaded plain: see `base.Engine`. It has no adapters, and reads no images.
+class GenerateEngine(SingleEngine):
+    """`model.generate` over a model that was loaded plain: see `SingleEngine`.
 
     Raises UnsupportedModel when the model does not generate, or its cache changes its scores; OutOfMemory when it does not fit.
     """
 
     def __init__(self, model: LoadedModel, settings: EngineSettings):
-        length = min(settings.max_model_length or _LONGEST, model.context_length)
-        capacity = Capacity(1, length, blocks_for(length), 1, 0)
-        super().__init__("modelyard-generate", capacity, settings.step_timeout)
-        self._model = model
-        self._counts = Counts()
-        self._running = False
-        self._failures = 0
         _prepare(model)
         _prove(model)
+        super().__init__("modelyard-generate", model, settings)
 
-    @property
-    def adapter_names(self) -> tuple[str, ...]:
-        """None: adapters need the batching engine."""
-        return ()
+    def _warmth(self) -> list[GenerationRequest]:
+        return warmup_requests(self.capacity, self._model.vocabulary_size)
 
-    def submit(self, request: GenerationRequest) -> SequenceStream:
-        """Queues a request; see `base.Engine.submit`. Raises RequestTooLarge, InvalidTokens, UnknownAdapter or MediaUnsupported."""
-        check_size(request, self.max_model_length)
-        check_tokens(request, self._model.vocabulary_size)
-        if request.lora is not None:
-            raise UnknownAdapter(
-                f"adapter {request.lora!r}: this model runs outside of the batching engine, where adapters cannot be applied"
-            )
-        if request.media is not None:
-            raise MediaUnsupported("this model runs outside of the batching engine, where images cannot be read: send text only")
-        return self._open(Sequence.of(request))
+    def _compute(self, sequence: Sequence) -> None:
+        self._watchdog.touch(self._watchdog.timeout * (sequence.prompt_length // _STEP))
+        generate(self._model, sequence, self.max_model_length, partial(self._publish, sequence), lambda: self._wanted(sequence))
 
-    async def warm_up(self) -> None:
-        """Generates a few tokens, greedy and sampled. Raises EngineFailed."""
-        for request in warmup_requests(self.capacity, self._model.vocabulary_size):
-            async for _ in self.submit(request):
-                pass
-        self._counts.clear()
-
-    def stats(self) -> EngineStats:
-        """Returns a snapshot; the cache is the model's own, and its use is not known."""
-        counts, running = self._counts, int(self._running)
-        return EngineStats(
-            running=running,
-            waiting=max(0, len(self._streams) - running),
-            kv_cache_usage=0.0,
-            prompt_tokens_total=counts.prompt_tokens,
-            generation_tokens_total=counts.generation_tokens,
-            restarts_total=counts.restarts,
-            steps_total=counts.steps,
-        )
-
-    # On the engine's thread. A sequence is wanted as long as it has a stream.
-
-    def _run(self) -> None:
-        while (sequence := self._inbox.get()) is not None:
-            if sequence in self._streams and not self._answer(sequence):
-                return
-
-    def _answer(self, sequence: Sequence) -> bool:
-        """Generates an answer; returns whether the model can go on."""
-        self._running = True
-        try:
-            with self._watchdog.watching():
-                self._watchdog.touch(self._watchdog.timeout * (sequence.prompt_length // _STEP))
-                generate(self._model, sequence, self.max_model_length, partial(self._publish, sequence), lambda: sequence in self._streams)
-        except Exception as error:  # noqa: BLE001 - the model's code may be anybody's
-            return self._recover(sequence, error)
-        finally:
-            self._running = False
-        self._failures = 0
-        return True
-
-    def _recover(self, sequence: Sequence, error: Exception) -> bool:
-        """Fails the request; returns whether the model still computes."""
-        if is_out_of_memory(error):
-            logger.warning("a request ran out of memory: %s", error)
-            failure: EngineFailed = RequestFailed(
-                f"memory ran out at token {len(sequence.tokens)} of this request, which was computed alone"
-            )
-            self._tell([(sequence, failure)])
-            return True
-        logger.error("a request failed in the model", exc_info=error)
-        failure = EngineFailed(f"the engine failed: {type(error).__name__}: {error}")
-        self._tell([(sequence, failure)])
-        self._failures += 1
-        try:
-            with self._watchdog.watching():
-                _prove(self._model)
-        except (UnsupportedModel, OutOfMemory):
-            logger.exception("the model does not compute any more")
-            self._failures = _FAILURES + 1
-        if self._failures > _FAILURES:
-            self._call_loop(partial(self._die, failure))
-            return False
-        self._counts.restarts += 1
-        return True
-
-    def _publish(self, sequence: Sequence, outcome: Outcome) -> None:
-        self._watchdog.touch()
-        self._counts.steps += 1
-        if sequence.generated <= 1:
-            self._counts.prompt_tokens += sequence.prompt_length
-        if not isinstance(outcome, EngineFailed) and outcome.token_id is not None:
-            self._counts.generation_tokens += 1
-        self._running = not is_last(outcome)
-        self._tell([(sequence, outcome)])
-
-    # On the event loop.
-
-    def _joined(self, sequence: Sequence) -> None:
-        self._inbox.put(sequence)
-
-    def _left(self, sequence: Sequence) -> None:
-        """The thread looks for the stream after each token."""
+    def _prove(self) -> None:
+        _prove(self._model)
 
 
 def _prepare(model: LoadedModel) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from modelyard_runtime.engine.base import EngineFailed
+from modelyard_runtime.engine.base import EngineFailed, SamplingParams
 from modelyard_runtime.engine.capacity import Capacity
 from modelyard_runtime.engine.core import Outcome, Outcomes
 from modelyard_runtime.engine.sequence import Sequence
@@ -54,6 +54,9 @@ class ThreadedEngine(ABC, Generic[Told]):
         self._on_death = on_death
         self._watchdog.start(self._loop)
         self._thread.start()
+
+    def check(self, sampling: SamplingParams) -> None:
+        """Raises NotHonoured when the engine cannot choose tokens so; most refuse nothing."""
 
     async def drain(self) -> None:
         """Returns when no request is left."""

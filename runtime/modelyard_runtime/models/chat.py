@@ -94,7 +94,7 @@ class _TextStream:
             text = self._detokeniser.flush()
         else:
             self._tokens.append(TextToken(self._said, event))
-            text = self._detokeniser.push(event.token_id)
+            text = self._detokeniser.push(event.token_id) if event.text is None else event.text
             text += "" if event.finish_reason is None else self._detokeniser.flush()
         self._said += len(text)
         return text

@@ -24,6 +24,7 @@ from modelyard_runtime.models.quantising import Quantization, check, loading_con
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TRUST_REMEDY = "if you trust it, set spec.model.trustRemoteCode: true (--trust-remote-code); it may do all that the server may"
 #: What Transformers raises over a config that it cannot make sense of; code that comes with the weights may lack an import or a name.
 _CODE_ERRORS = (
     *(ValueError, KeyError, OSError, TypeError, StrictDataclassError, ImportError, AttributeError, SyntaxError),
@@ -60,8 +61,8 @@ class LoadedModel:
 
     @property
     def vocabulary_size(self) -> int:
-        """Scores per row; may exceed the tokenizer's tokens."""
-        return int(self.config.get_text_config().vocab_size)
+        """Scores per row; may exceed the tokenizer's tokens, which count where the config says nothing."""
+        return int(getattr(self.config.get_text_config(), "vocab_size", None) or len(self.tokenizer))
 
 
 def load_causal_lm(
@@ -82,10 +83,12 @@ def read_causal_lm(
     quantization: Quantization = "none",
     trusted: bool = False,
     rooms: dict[int, int] | None = None,
+    kind: Any = None,
 ) -> LoadedModel:
     """Loads a folder of safetensors, its layers as the library lays them out; ``progress`` gets 0 … 1.
 
-    ``trusted`` lets the folder's own code run. ``rooms`` are the bytes that weights may take on each of several GPUs, by their numbers, for
+    ``trusted`` lets the folder's own code run. ``kind`` is the library's class that loads it, where that is not the one for decoders.
+    ``rooms`` are the bytes that weights may take on each of several GPUs, by their numbers, for
     a model that the first does not hold. Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device,
     dtype or quantization that is not there.
     """
@@ -98,9 +101,10 @@ def read_causal_lm(
     check_layers(folder, config)
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
-    with _named_causes(folder, target):
+    kind = kind or _class_for(config)
+    with _named_causes(folder, target, kind):
         places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
-    model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places)
+    model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places, kind=kind)
     progress(1.0)
     kind = str(chosen).removeprefix("torch.") if quantization == "none" else quantization
     logger.info("loaded %s in %s on %s", type(model).__name__, kind, f"{len(set(places.values()))} devices" if places else target)
@@ -167,7 +171,8 @@ def context_length(config: Any) -> int:
 
 def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Returns every token that ends an answer, by the generation config, the config and the tokenizer."""
-    named = (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id)
+    sources = (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer)
+    named = (getattr(source, "eos_token_id", None) for source in sources)
     ids: set[int] = set()
     for value in named:
         ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
@@ -217,7 +222,7 @@ def _check_code(folder: Path) -> None:
     if isinstance(config, dict) and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
         raise UnsupportedModel(
             f"{folder.name} (model_type {config.get('model_type', 'missing')}) runs only by Python code that comes with the weights",
-            "if you trust it, set spec.model.trustRemoteCode: true (--trust-remote-code); it may do all that the server may",
+            TRUST_REMEDY,
         )
 
 
@@ -247,13 +252,14 @@ def _weights(
     *,
     trusted: bool,
     places: dict[str, int],
+    kind: Any,
 ) -> Any:
     if quantization != "none" and getattr(config, "quantization_config", None) is not None:
         raise ArgumentsInvalid(f"--quantization={quantization}: the weights of {folder.name} are quantised already", "leave it out")
     extra = loading_config(quantization, device, dtype)
     where: dict[str, Any] = {**places} if places else {"": device}
-    with _named_causes(folder, device):
-        model, report = _class_for(config).from_pretrained(
+    with _named_causes(folder, device, kind):
+        model, report = kind.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -275,8 +281,8 @@ def _weights(
 
 
 @contextmanager
-def _named_causes(folder: Path, device: torch.device) -> Iterator[None]:
-    """Says what it means when the library cannot load weights."""
+def _named_causes(folder: Path, device: torch.device, kind: Any) -> Iterator[None]:
+    """Says what it means when a class of the library's cannot load weights."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -288,7 +294,7 @@ def _named_causes(folder: Path, device: torch.device) -> Iterator[None]:
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
         if "allocate memory" in str(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-        raise UnsupportedModel(f"{folder.name} cannot be loaded as a causal language model: {error}") from error
+        raise UnsupportedModel(f"{folder.name} cannot be loaded by {kind.__name__}: {error}") from error
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:

@@ -44,7 +44,7 @@ class TextTokenizer:
         self._lower = lower
         self._typed = "token_type_ids" in tokenizer.model_input_names
         self._specials = frozenset(tokenizer.all_special_ids)
-        self._prefix, self._suffix = _around(self._backend)
+        self._prefix, self._suffix = around(self._backend)
         self.pad: int = tokenizer.pad_token_id or 0
         self.limit: int = tokenizer.model_max_length
 
@@ -147,7 +147,7 @@ def _backend(tokenizer: Any, folder: Path) -> Tokenizer:
     return own
 
 
-def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
+def around(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """Returns the special tokens that the tokenizer puts before and after a text."""
     bare = backend.encode("a", add_special_tokens=False).ids
     full = backend.encode("a").ids

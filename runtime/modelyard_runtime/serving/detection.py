@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
+from modelyard_runtime.models.declared import declared
 from modelyard_runtime.serving.families import FAMILIES, Family, family_of
 
 _MULTIMODAL = "ForConditionalGeneration"
@@ -63,10 +64,11 @@ def _kinds(folder: Path, wanted: tuple[str, ...]) -> frozenset[str]:
         return frozenset()
     if detected == {"transcription"}:
         return frozenset({"transcription"})
-    names = _architectures(json.loads((folder / "config.json").read_text()))
+    config = json.loads((folder / "config.json").read_text())
+    names = _architectures(config)
     kinds = {
         "embeddings": "embeddings" in detected or "embeddings" in wanted,
-        "generation": any(name.endswith((*_DECODERS, _MULTIMODAL)) for name in names),
+        "generation": any(name.endswith((*_DECODERS, _MULTIMODAL)) for name in names) or declared(config) is not None,
         "ranking": any(name.endswith(_JUDGES) for name in names),
     }
     return frozenset(name for name, is_one in kinds.items() if is_one)
@@ -84,7 +86,8 @@ def detect(folder: Path) -> tuple[str, ...]:
         return ("embeddings", "rerank")
     if "vision_config" in config and any(name.endswith(_MULTIMODAL) for name in architectures):
         return ("chat", "completions", "vision")
-    if any(name.endswith(_DECODERS) for name in architectures):
+    own = declared(config)
+    if any(name.endswith(_DECODERS) for name in architectures) or (own is not None and own.writes):
         return ("chat", "completions") if has_template(folder) else ("completions",)
     if any(name.endswith(("Model", "ForMaskedLM")) for name in architectures):
         return ("embeddings", "rerank")

@@ -1,24 +1,28 @@
-"""Which engine runs a decoder: the batching one, else plain `generate`; what was tried before, and why it was not to be."""
+"""Which engine runs a model that generates; what was tried before it, and why it was not to be.
+
+The batching one is first, then plain `generate`, and where code that comes with the weights may run, the pipeline class that it brings.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.fallback import GenerateEngine
+from modelyard_runtime.engine.pipeline import PipelineEngine
 from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.engine.storage import page_of
-from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
+from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.models import quantising
+from modelyard_runtime.models.declared import Declared, declared_in
 from modelyard_runtime.models.fusing import fusable
 from modelyard_runtime.models.kernels import computed
-from modelyard_runtime.models.loading import LoadedModel, lay_out, read_causal_lm
+from modelyard_runtime.models.loading import TRUST_REMEDY, LoadedModel, lay_out, read_causal_lm
+from modelyard_runtime.models.pipelines import make_pipeline, model_class
 from modelyard_runtime.models.placement import free_memory, is_spread, room
 from modelyard_runtime.models.quantising import Quantization
 from modelyard_runtime.progress import Phase, Report, Step
@@ -41,62 +45,123 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A model in memory with the engine that runs it: ``batching`` or ``generate``; what its weights became at load."""
+    """A model in memory with the engine that runs it: ``batching``, ``generate`` or ``pipeline``; what its weights became at load.
+
+    ``takes`` are the settings that a pipeline honours, by the library's names; None of an engine that honours all.
+    """
 
     model: LoadedModel
-    engine: TransformersEngine | GenerateEngine
+    engine: TransformersEngine | GenerateEngine | PipelineEngine
     name: str
     quantization: Quantization
     tried: tuple[Tried, ...] = ()
+    takes: frozenset[str] | None = None
 
     def shown(self) -> dict[str, Any]:
         """Returns what the model's status says."""
         how = computed(self.model.model, self.model.dtype, self.model.device, self.quantization)
-        return {"name": self.name, "tried": [asdict(one) for one in self.tried], **how}
+        more = {} if self.takes is None else {"takes": sorted(self.takes)}
+        return {"name": self.name, "tried": [asdict(one) for one in self.tried], **more, **how}
 
 
 def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> Chosen:
-    """Loads a decoder with the first engine that runs it. Raises RuntimeFailed; UnsupportedModel says why none does.
+    """Loads a model with the first engine that runs it. Raises RuntimeFailed; UnsupportedModel says why none does."""
+    order = _Order(folder, settings, capabilities, report, _quantization(folder, settings))
+    own = declared_in(folder)
+    try:
+        outcome = _by_tokens(order)
+    except (UnsupportedModel, WeightsNotFound) as refusal:
+        # No class for decoders reads it, or not whole; the class that a pipeline names may.
+        if own is None or (isinstance(refusal, WeightsNotFound) and not settings.trust_remote_code):
+            raise
+        outcome = (Tried("batching", _brief(refusal)), Tried("generate", "it loads models by the same class"))
+    if isinstance(outcome, Chosen):
+        return outcome
+    if own is None:
+        raise UnsupportedModel(f"no engine runs this model. {_chain(*outcome)}", _REMEDY)
+    return _by_pipeline(order, own, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be loaded, for what, and how."""
+
+    folder: Path
+    settings: ServeSettings
+    capabilities: tuple[str, ...]
+    report: Report
+    quantization: Quantization
+
+    def read(self, kind: Any = None) -> LoadedModel:
+        """Reads the weights, from the beginning each time, by a class of the library's; only decoders are spread over several GPUs."""
+        return read_causal_lm(
+            self.folder,
+            dtype=self.settings.dtype,
+            device=self.settings.device,
+            quantization=self.quantization,
+            trusted=self.settings.trust_remote_code,
+            rooms=_rooms(self.settings) if kind is None else {},
+            kind=kind,
+            progress=lambda fraction: self.report(Step(Phase.LOAD, fraction)),
+        )
+
+    def check(self) -> None:
+        """Raises UnsupportedModel when the model is to do what only the batching engine does."""
+        if "vision" in self.capabilities:
+            raise UnsupportedModel("it reads text only; with --capability=chat it would be tried")
+        if self.settings.adapter:
+            raise UnsupportedModel("it has no adapters; without --adapter it would be tried")
+
+
+def _by_tokens(order: _Order) -> Chosen | tuple[Tried, ...]:
+    """Returns the model with an engine that chooses tokens, else why there is none. Raises RuntimeFailed when it cannot be read.
 
     What is laid out for one engine serves no other. So a model that is not of the usual build is tried by the batching engine before that,
     and read again only if it is of the usual build and refused all the same.
     """
-    quantization = _quantization(folder, settings)
-    read = _reading(folder, settings, quantization, report)
-    loaded = read()
-    if settings.kv_cache == "slots" and is_spread(loaded.model):
+    loaded = order.read()
+    if order.settings.kv_cache == "slots" and is_spread(loaded.model):
         raise ArgumentsInvalid("--kv-cache=slots: slots are on one device, and this model is spread over several", "leave it out")
-    bounds = engine_settings(settings, loaded.device.type)
+    bounds = engine_settings(order.settings, loaded.device.type)
     usual = fusable(loaded.model)
     try:
-        return Chosen(loaded, _batching(loaded, quantization, bounds), "batching", quantization)
+        return Chosen(loaded, _batching(loaded, order.quantization, bounds), "batching", order.quantization)
     except UnsupportedModel as refusal:
-        first = _brief(refusal)
+        first = Tried("batching", _brief(refusal))
     try:
-        _check_wishes(settings, capabilities)
+        order.check()
         if usual:
             del loaded  # before its successor comes, for both may not fit
-            loaded = read()
-        lay_out(loaded, quantization, plain=True)
+            loaded = order.read()
+        lay_out(loaded, order.quantization, plain=True)
         engine = GenerateEngine(loaded, bounds)
     except UnsupportedModel as second:
-        raise UnsupportedModel(f"no engine runs this model. batching: {first}; generate: {_brief(second)}", _REMEDY) from second
-    logger.warning("this model runs by plain generate, one request at a time; batching: %s", first)
-    return Chosen(loaded, engine, "generate", quantization, (Tried("batching", first),))
+        return first, Tried("generate", _brief(second))
+    logger.warning("this model runs by plain generate, one request at a time; batching: %s", first.why)
+    return Chosen(loaded, engine, "generate", order.quantization, (first,))
 
 
-def _reading(folder: Path, settings: ServeSettings, quantization: Quantization, report: Report) -> Callable[[], LoadedModel]:
-    """Returns what reads the weights, from the beginning each time."""
-    return partial(
-        read_causal_lm,
-        folder,
-        dtype=settings.dtype,
-        device=settings.device,
-        quantization=quantization,
-        trusted=settings.trust_remote_code,
-        rooms=_rooms(settings),
-        progress=lambda fraction: report(Step(Phase.LOAD, fraction)),
-    )
+def _by_pipeline(order: _Order, own: Declared, tried: tuple[Tried, ...]) -> Chosen:
+    """Returns the model with the pipeline that comes with it. Raises RuntimeFailed; UnsupportedModel has the whole chain."""
+    settings, remedy = order.settings, _REMEDY
+    try:
+        if not settings.trust_remote_code:
+            remedy = TRUST_REMEDY
+            raise UnsupportedModel(f"config.json names {own.impl} for {own.task}: code that comes with the weights, which may not run")
+        order.check()
+        loaded = order.read(model_class(own))
+        lay_out(loaded, order.quantization, plain=True)
+        pipeline = make_pipeline(order.folder, own, loaded)
+        _check_defaults(settings, pipeline.takes)
+    except UnsupportedModel as third:
+        raise UnsupportedModel(f"no engine runs this model. {_chain(*tried, Tried('pipeline', _brief(third)))}", remedy) from third
+    logger.warning("this model runs by its own pipeline %s, one request at a time; %s", own.impl, _chain(*tried))
+    engine = PipelineEngine(loaded, pipeline, engine_settings(settings, loaded.device.type))
+    return Chosen(loaded, engine, "pipeline", order.quantization, tried, pipeline.takes)
+
+
+def _chain(*tried: Tried) -> str:
+    return "; ".join(f"{one.name}: {one.why}" for one in tried)
 
 
 def _batching(loaded: LoadedModel, quantization: Quantization, bounds: EngineSettings) -> TransformersEngine:
@@ -133,14 +198,13 @@ def _rooms(settings: ServeSettings) -> dict[int, int]:
     return room(free_memory(), settings.device_memory)
 
 
-def _brief(refusal: UnsupportedModel) -> str:
+def _brief(refusal: RuntimeFailed) -> str:
     """Returns why, in a line that a status can show: the library's own messages may be pages."""
     return refusal.message if len(refusal.message) <= _LONGEST_WHY else refusal.message[:_LONGEST_WHY] + "…"
 
 
-def _check_wishes(settings: ServeSettings, capabilities: tuple[str, ...]) -> None:
-    """Raises UnsupportedModel when the model is to do what only the batching engine does."""
-    if "vision" in capabilities:
-        raise UnsupportedModel("it reads text only; with --capability=chat it would be tried")
-    if settings.adapter:
-        raise UnsupportedModel("it has no adapters; without --adapter it would be tried")
+def _check_defaults(settings: ServeSettings, takes: frozenset[str]) -> None:
+    """Raises UnsupportedModel when requests are to get what the pipeline does not take."""
+    for name in ("temperature", "top_p", "top_k"):
+        if getattr(settings, name) is not None and name not in takes:
+            raise UnsupportedModel(f"it takes no {name}; without --{name.replace('_', '-')} it would be served")

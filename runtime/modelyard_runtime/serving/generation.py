@@ -288,6 +288,11 @@ class GenerationService:
         """Returns the ways of requests through the model, for warm-up."""
         return ways(self.asked(capability), capability, batch=self._settings.warmup_batch, device=self._device)
 
+    def _invalid(self, refusal: NotHonoured) -> InvalidRequest:
+        """Returns what a client sees; the prompt of a conversation is its messages."""
+        param = "messages" if refusal.param == "prompt" and self.capability != "completions" else refusal.param
+        return InvalidRequest(str(refusal), param=param, code="invalid_value")
+
     async def _watched(self, answer: AsyncGenerator[TextDelta, None], watch: Stopwatch) -> AsyncGenerator[TextDelta, None]:
         watch.begun()
         try:

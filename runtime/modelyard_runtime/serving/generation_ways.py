@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modelyard.api.errors import InvalidRequest
 from PIL import Image
 
-from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, RequestTooLarge, SamplingParams
+from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, NotHonoured, RequestTooLarge, SamplingParams
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
@@ -98,6 +98,6 @@ async def _generate(
         async with aclosing(merge([service.model.generate(request) for request in requests])) as deltas:
             async for index, delta in deltas:
                 text += "" if index else delta.text
-    except (RequestTooLarge, GrammarFailed) as refusal:
+    except (RequestTooLarge, GrammarFailed, NotHonoured) as refusal:
         raise InvalidRequest(str(refusal)) from refusal
     return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -68,6 +69,12 @@ def _from_weights(path: Path) -> dict[str, Any]:
         else:
             taken[field] = type(most)(value)
     return taken
+
+
+def taken(defaults: SamplingDefaults, takes: Collection[str]) -> SamplingDefaults:
+    """Returns the defaults without those that what runs the model does not take."""
+    kept = {name: getattr(defaults, name) for name in takes if hasattr(defaults, name)}
+    return replace(SamplingDefaults(max_tokens=defaults.max_tokens), **kept)
 
 
 def choice_seed(seed: int | None, choice: int) -> int | None:

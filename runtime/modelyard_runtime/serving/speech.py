@@ -22,10 +22,14 @@ _END = 12
 
 
 class Speech:
-    """A model's dialect and the compiler of its grammars. Close it at the end: the compiler has a thread and a process."""
+    """A model's dialect and the compiler of its grammars. Close it at the end: the compiler has a thread and a process.
 
-    def __init__(self, loaded: LoadedModel, settings: ServeSettings):
+    ``bounds`` says whether what runs the model keeps to grammars.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: ServeSettings, *, bounds: bool = True):
         self.dialect = _dialect(loaded, settings)
+        self._bounds = bounds
         self._tokenizer = loaded.tokenizer
         self._compiler = GrammarCompiler(
             loaded.tokenizer, loaded.vocabulary_size, loaded.eos_token_ids, settings.grammar_timeout.total_seconds()
@@ -47,6 +51,13 @@ class Speech:
 
     async def grammar(self, prompt: Sequence[int], wanted: Wanted, param: str) -> CompiledGrammar:
         """Returns the grammar of an answer to a prompt. Raises InvalidRequest, which names ``param``."""
+        if not self._bounds:
+            raise InvalidRequest(
+                f"'{param}' cannot be honoured: a pipeline gives text as it is, which nothing bounds. "
+                "Leave it out, or ask a model that another engine runs.",
+                param=param,
+                code="invalid_value",
+            )
         end = self._end(prompt)
         try:
             text = answer_grammar(self.dialect, wanted, thinks=thinks_already(end), thought=thought_already(end))
