@@ -86,11 +86,11 @@ def test_diagnostics_show_child_processes(start):
 
 
 def test_a_failed_model_shows_why(start):
-    server = start((f"one={EMBED}", "gone=builtin://nothing"), lazy=True)
+    server = start((f"one={EMBED}", "gone=file:///nowhere/nothing"), lazy=True)
     assert post(server, "models/gone/load?wait=true").status_code == 202
     failure = get(server, "models/gone").json()["failure"]
     assert failure["reason"] == "WeightsNotFound"
-    assert "'nothing'" in failure["message"]
+    assert "/nowhere/nothing does not exist" in failure["message"]
     assert "tiny-chat" in failure["remedy"]
     assert 0 < failure["retry_after"] <= 30
 

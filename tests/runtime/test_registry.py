@@ -13,7 +13,7 @@ import pytest
 import yaml
 from modelyard.api.errors import Unavailable
 from modelyard.api.reasons import Reason
-from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.errors import ArgumentsInvalid, WeightsNotFound
 from modelyard_runtime.metrics import Exposition
 from modelyard_runtime.progress import Phase
 from modelyard_runtime.serving.registry import Registry
@@ -183,13 +183,15 @@ def test_idle_models_leave(serve):
 
 
 def test_a_preloaded_model_that_fails_leaves_the_others_alone(serve):
-    server = serve({"source": "builtin://nothing", "preload": True}, {"source": EMBED, "preload": True})
+    server = serve({"source": "file:///nowhere/nothing", "preload": True}, {"source": EMBED, "preload": True})
     assert states(server) == {"nothing": "failed", "tiny-embed": "ready"}
     assert embed(server, "tiny-embed").status_code == 200
 
 
 def test_a_process_none_of_whose_models_can_be_served_ends_with_the_cause(serve):
-    server = serve({"source": "builtin://nothing", "preload": True}, {"source": "builtin://neither", "preload": True}, wait=False)
+    server = serve(
+        {"source": "file:///nowhere/nothing", "preload": True}, {"source": "file:///nowhere/neither", "preload": True}, wait=False
+    )
     failure = server.join()
     assert failure is not None
     assert failure.reason is Reason.WEIGHTS_NOT_FOUND
@@ -256,8 +258,12 @@ BAD_CATALOGUES = {
     "key twice": ("models:\n  - source: builtin://a\n    source: builtin://b", "line 3: source: given twice"),
     "no source": ("models:\n  - name: a", "line 2: models[0].source: is required"),
     "an entry that is text": ("models:\n  - builtin://tiny-chat", "line 2: models[0]: must be a mapping"),
-    "no scheme": ("models:\n  - source: tiny-chat", "not a source"),
-    "unknown scheme": ("models:\n  - source: ftp://x/y", "ftp://"),
+    "no scheme": ("models:\n  - source: tiny-chat", "line 2: models[0].source: 'tiny-chat' is not a source; write builtin://tiny-chat"),
+    "unknown scheme": ("models:\n  - source: ftp://x/y", "line 2: models[0].source: sources of kind ftp://"),
+    "misspelt builtin": (
+        "models:\n  - source: builtin://tiny-chat\n  - source: builtin://tiny-embd",
+        "line 3: models[1].source: there is no builtin model called 'tiny-embd'; did you mean builtin://tiny-embed? There are: all-minilm",
+    ),
     "bad number": (
         "models:\n  - source: builtin://tiny-chat\n    max_queue: many",
         "line 3: models[0].max_queue: Input should be a valid integer",
@@ -290,6 +296,12 @@ def test_bad_catalogues_are_refused_with_the_line(case, tmp_path, settings):
     assert words in refused.value.message
 
 
+def test_a_misspelt_builtin_model_is_refused_before_anybody_asks_for_it(settings):
+    with pytest.raises(WeightsNotFound) as refused:
+        specs_of(settings((CHAT, "other=builtin://tiny-embd"), lazy=True))
+    assert "did you mean builtin://tiny-embed?" in refused.value.remedy
+
+
 BAD_FLAGS = {
     "nothing": ({"model": ()}, "--model is required"),
     "no file": ({"model": (), "catalogue": "/nowhere/models.yaml"}, "cannot read /nowhere/models.yaml"),
@@ -307,7 +319,7 @@ def test_bad_flags_are_refused(case, settings):
 
 
 async def test_a_server_whose_only_model_failed_is_never_shown_as_ready(tmp_path):
-    runtime = Runtime(ServeSettings(model="builtin://nothing", cache_dir=tmp_path))
+    runtime = Runtime(ServeSettings(model="file:///nowhere/nothing", cache_dir=tmp_path))
     running = asyncio.create_task(runtime.run())
     await runtime.ended.wait()
     for _ in range(10):  # what the start does after that

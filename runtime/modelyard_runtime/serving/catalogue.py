@@ -20,9 +20,10 @@ import yaml
 from modelyard.api.wording import nearest, said
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from modelyard_runtime.errors import ArgumentsInvalid
+from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
 from modelyard_runtime.setting_types import Capability, SourceText
 from modelyard_runtime.settings import OptionSettings, TrustSettings
+from modelyard_runtime.sources.source import known
 
 _MAX_BYTES = 1 << 20
 _REMEDY = "correct the file given by --catalogue; docs/serve.md shows what it may hold"
@@ -80,7 +81,7 @@ def parse(content: bytes, path: str) -> tuple[Entry, ...]:
         root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
         _check_keys(root, path)
         value = yaml.safe_load(content)
-        return Catalogue.model_validate(value).models
+        models = Catalogue.model_validate(value).models
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
             # A key that is misspelt explains one that is missing.
@@ -89,6 +90,18 @@ def parse(content: bytes, path: str) -> tuple[Entry, ...]:
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or str(error) or "nested too deeply"
         raise _invalid(path, mark.line + 1 if mark else 1, "", f"not valid YAML: {said}") from None
+    for index, entry in enumerate(models):
+        _check_source(entry.source, path, root, ("models", index, "source"))
+    return models
+
+
+def _check_source(source: str, path: str, root: yaml.Node | None, location: tuple[int | str, ...]) -> None:
+    """Refuses at start what would only come out when somebody asks for the model."""
+    try:
+        known(source)
+    except RuntimeFailed as failure:
+        told = f"{failure.message.removeprefix('--model: ')}; {failure.remedy}"
+        raise _invalid(path, _line(root, location), _where(location), told) from None
 
 
 def _check_keys(node: yaml.Node | None, path: str) -> None:

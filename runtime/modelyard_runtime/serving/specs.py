@@ -9,7 +9,7 @@ from pathlib import Path
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.serving.catalogue import Entry, read
 from modelyard_runtime.settings import ServeSettings, name_of
-from modelyard_runtime.sources.source import parse
+from modelyard_runtime.sources.source import known, parse
 
 _NAMING = "give each model a name of its own: name=source, or `name` in the catalogue"
 
@@ -36,7 +36,10 @@ class ModelSpec:
 
 
 def specs_of(settings: ServeSettings) -> tuple[ModelSpec, ...]:
-    """Returns the models of a process. Raises ArgumentsInvalid on two of one name, and where there is none."""
+    """Returns the models of a process.
+
+    Raises ArgumentsInvalid on two of one name, where there is none, and on a source that cannot be; WeightsNotFound on a builtin one.
+    """
     specs = [*_of_flags(settings), *_of_catalogue(settings)]
     if len(specs) == 1:  # what the flags say is for it alone
         specs = [replace(specs[0], own=specs[0].own | settings.model_fields_set)]
@@ -65,6 +68,7 @@ def _of_flags(settings: ServeSettings) -> Iterator[ModelSpec]:
         raise ArgumentsInvalid("--served-model-name is the name of one model, and there are several", _NAMING)
     for given in settings.model:
         name, source = split_name(given)
+        known(source)
         own = {"model": (source,), "served_model_name": settings.served_model_name or name or name_of(source)}
         spec = settings.model_copy(update=own)
         yield ModelSpec(spec.served_name, spec, preload=not settings.lazy)

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Annotated, Literal
 
 import yaml
+from modelyard.api.wording import nearest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from modelyard_runtime.errors import WeightsNotFound
@@ -47,5 +48,7 @@ def lookup(name: str) -> Entry:
     """Returns an entry. Raises WeightsNotFound, naming those that exist."""
     entry = catalogue().get(name)
     if entry is None:
-        raise WeightsNotFound(f"there is no builtin model called {name!r}", f"choose one of: {', '.join(sorted(catalogue()))}")
+        meant = nearest(name, catalogue())
+        choice = f"did you mean builtin://{meant}? There are" if meant else "choose one of"
+        raise WeightsNotFound(f"there is no builtin model called {name!r}", f"{choice}: {', '.join(sorted(catalogue()))}")
     return entry

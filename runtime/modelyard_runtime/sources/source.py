@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard_runtime.errors import ArgumentsInvalid
-from modelyard_runtime.sources.catalogue import catalogue
+from modelyard_runtime.sources.catalogue import catalogue, lookup
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,127}")
@@ -70,13 +70,24 @@ def parse(text: str) -> Source:
     raise ArgumentsInvalid(f"--model: sources of kind {scheme}:// are not supported", _FORMATS)
 
 
+def known(text: str) -> Source:
+    """Parses a source, and looks for a builtin model in the catalogue: the one place that is known without asking anybody.
+
+    Raises ArgumentsInvalid or WeightsNotFound, naming what there is.
+    """
+    source = parse(text)
+    if isinstance(source, Builtin):
+        lookup(source.name)
+    return source
+
+
 def _meant(text: str) -> str:
     """Returns how a model, a repository or a path is written that lacks its scheme; empty for anything else."""
     if text in catalogue():
-        return f"write builtin://{text} for the model of the catalogue; "
+        return f"write builtin://{text} for the model of the catalogue; or "
     if "/" in text and _REPOSITORY.fullmatch(text):
-        return f"write hf://{text} for the repository; "
-    return f"write file://{text} for the folder; " if re.fullmatch(r"/[\w./-]+", text) else ""
+        return f"write hf://{text} for the repository; or "
+    return f"write file://{text} for the folder; or " if re.fullmatch(r"/[\w./-]+", text) else ""
 
 
 def _hub(text: str, rest: str) -> Hub:
