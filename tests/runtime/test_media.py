@@ -219,6 +219,12 @@ async def test_a_redirect_to_an_allowed_host_is_followed() -> None:
         assert (await made.image(f"http://img.test:{port}/a", "url")).size == (4, 3)
 
 
+@pytest.mark.parametrize("name", ["bücher.test", "BÜCHER.test", "xn--bcher-kva.test"])
+async def test_a_host_beyond_ascii_is_allowed_as_idna_writes_it(name: str) -> None:
+    async with site(red) as port, media(f"xn--bcher-kva.test:{port}", names=Names([LOOPBACK]), allow=(LOOPBACK,)) as made:
+        assert (await made.image(f"http://{name}:{port}/", "url")).size == (4, 3)
+
+
 async def _silent(request: web.Request) -> web.StreamResponse:
     await asyncio.Event().wait()
     raise AssertionError

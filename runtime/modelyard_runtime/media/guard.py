@@ -177,7 +177,7 @@ def _matches(url: URL, pattern: str) -> bool:
     """Whether a pattern allows a URL: ``host`` or ``*.domain`` or ``*``, at the usual ports, or with ``:port`` at that one."""
     host, _, port = pattern.rpartition(":") if ":" in pattern else (pattern, "", "")
     ports = {int(port)} if port else _DEFAULT_PORTS
-    name = (url.host or "").rstrip(".").lower()
+    name = (url.raw_host or "").rstrip(".").lower()  # letters beyond ASCII as IDNA writes them, which is how patterns name them
     if url.port not in ports:
         return False
     return host == "*" or (name.endswith(host[1:]) and len(name) >= len(host) if host.startswith("*.") else name == host)
