@@ -91,7 +91,7 @@ def test_a_failed_model_shows_why(start):
     failure = get(server, "models/gone").json()["failure"]
     assert failure["reason"] == "WeightsNotFound"
     assert "/nowhere/nothing does not exist" in failure["message"]
-    assert "tiny-chat" in failure["remedy"]
+    assert "check the path" in failure["remedy"]
     assert 0 < failure["retry_after"] <= 30
 
 
