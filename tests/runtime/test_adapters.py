@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -11,9 +12,9 @@ import torch
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.sources.tiny import make_chat
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from .conftest import Running, running
+from .conftest import Running, running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def adapter(base: Path, path: Path, seed: int) -> Path:
+def adapter(base: Path, path: Path, seed: int, rank: int = 4, **config: object) -> Path:
     """Writes an adapter of the first layer's projections, as PEFT saves one."""
     path.mkdir()
     generator = torch.Generator().manual_seed(seed)
@@ -33,10 +34,10 @@ def adapter(base: Path, path: Path, seed: int) -> Path:
             if name.startswith("model.layers.0.") and name.endswith("_proj.weight"):
                 rows, columns = weights.get_slice(name).get_shape()
                 key = f"base_model.model.{name.removesuffix('.weight')}"
-                tensors[f"{key}.lora_A.weight"] = torch.randn(4, columns, generator=generator)
-                tensors[f"{key}.lora_B.weight"] = torch.randn(rows, 4, generator=generator)
+                tensors[f"{key}.lora_A.weight"] = torch.randn(rank, columns, generator=generator)
+                tensors[f"{key}.lora_B.weight"] = torch.randn(rows, rank, generator=generator)
     save_file(tensors, path / "adapter_model.safetensors")
-    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4}))
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 4} | config))
     return path
 
 
@@ -143,6 +144,64 @@ def test_bad_adapters_are_refused(server, body, status, param, words):
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (status, param)
     assert words in error["message"]
+
+
+def _add(server: Running, source: str) -> tuple[int, str]:
+    reply = httpx.post(f"{server.private_url}/admin/models/assistant/adapters", json={"name": "odd", "source": source})
+    return reply.status_code, reply.text
+
+
+ODD: dict[str, tuple[dict[str, object], str]] = {
+    "alpha in words": ({"lora_alpha": "much"}, "alpha"),
+    "alpha left empty": ({"lora_alpha": None}, "alpha"),
+    "alpha without bound": ({"lora_alpha": 10**400}, "alpha"),
+    "alpha that is no number": ({"lora_alpha": float("nan")}, "alpha"),
+    "a list of patterns": ({"alpha_pattern": [1]}, "alpha_pattern"),
+    "a pattern in words": ({"alpha_pattern": {"q_proj": "x"}}, "alpha"),
+    "no rank": ({"rank": 0}, "one rank from 1"),
+}
+
+
+@pytest.mark.parametrize(("config", "words"), ODD.values(), ids=ODD.keys())
+def test_adapters_whose_config_makes_no_sense_are_refused(server, folder, tmp_path, config, words):
+    status, text = _add(server, f"file://{adapter(folder, tmp_path / 'odd', 4, **config)}")
+    assert (status, words in text) == (400, True), text
+
+
+def test_a_config_without_end_is_refused(server, folder, tmp_path):
+    path = adapter(folder, tmp_path / "odd", 4)
+    (path / "adapter_config.json").write_text("[" * 100_000)
+    assert _add(server, f"file://{path}")[0] == 400
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_adapters_that_are_no_numbers_are_refused(server, folder, tmp_path, value):
+    path = adapter(folder, tmp_path / "odd", 4) / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, path)
+    status, text = _add(server, f"file://{path.parent}")
+    assert (status, "no number" in text) == (400, True), text
+
+
+def test_a_path_that_no_system_takes_is_refused(server):
+    status, text = _add(server, f"file:///{'a' * 300}")
+    assert (status, "cannot be read" in text) == (400, True), text
+
+
+def test_an_adapter_that_goes_while_its_request_waits_is_not_found(settings, folder, tmp_path):
+    source = f"sql=file://{adapter(folder, tmp_path / 'sql', 1)}"
+    made = settings(f"file://{folder}", served_model_name="assistant", adapter=(source,), max_concurrency=1)
+    body = {"model": "assistant", "prompt": "Hello", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+    with running(made) as server, ThreadPoolExecutor(1) as pool:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as reply:
+            lines = reply.iter_lines()  # kept: the answer is closed with it
+            next(lines)
+            waits = pool.submit(httpx.post, f"{server.url}/v1/completions", json={**body, "model": "assistant:sql", "stream": False})
+            wait_until(lambda: server.metric("capability_requests_waiting", capability="completions") == 1, "it waits")
+            httpx.delete(f"{server.private_url}/admin/models/assistant/adapters/sql").raise_for_status()
+        reply = waits.result()
+    assert (reply.status_code, reply.json()["error"]["param"]) == (404, "model")
 
 
 def test_unknown_models_and_adapters_are_not_found(server):

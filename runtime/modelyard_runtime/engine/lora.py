@@ -29,6 +29,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MOST_RANK = 512
+_MOST_ALPHA = 1 << 20
 #: Settings of PEFT that change what an adapter computes in ways that are not done here, and the values that do not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
@@ -128,6 +129,8 @@ class Adapters:
         module = self.targets[path].module
         own = next(itertools.chain(module.parameters(), module.buffers()), None)
         down, up = (part.to(self.device if own is None else own.device, self.dtype) for part in update)
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise UnsupportedModel(f"the adapter's {path} holds what is no number, or none that {self.dtype} holds", _REMEDY)
         return down, up
 
     def _hook(self, updates: dict[str, Update]) -> None:
@@ -181,7 +184,7 @@ def _config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
     except FileNotFoundError:
         raise WeightsNotFound(f"{folder.name} has no {ADAPTER_CONFIG}", "name a folder in PEFT's format") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise WeightsNotFound(f"{ADAPTER_CONFIG} of {folder.name} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UnsupportedModel(f"{folder.name} is not a LoRA adapter: its peft_type is not LORA", _REMEDY)
@@ -207,14 +210,20 @@ def _updates(folder: Path, config: dict[str, Any]) -> dict[str, Update]:
 
 def _scaled(path: str, down: torch.Tensor, up: torch.Tensor, config: dict[str, Any]) -> Update:
     """Returns A and B with the scale alpha / rank (or alpha / √rank, https://arxiv.org/abs/2312.03732) in B."""
-    if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1] or down.shape[0] > _MOST_RANK:
-        raise UnsupportedModel(f"the adapter's {path} is no pair of matrices of one rank up to {_MOST_RANK}", _REMEDY)
+    if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1] or not 0 < down.shape[0] <= _MOST_RANK:
+        raise UnsupportedModel(f"the adapter's {path} is no pair of matrices of one rank from 1 to {_MOST_RANK}", _REMEDY)
     rank = down.shape[0]
-    alpha = float(_by_pattern(path, config.get("alpha_pattern"), config.get("lora_alpha", rank)))
+    alpha = _alpha(path, config, rank)
     scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
     return down.float(), up.float() * scale
 
 
-def _by_pattern(path: str, patterns: Any, default: Any) -> Any:
-    named = (value for suffix, value in (patterns or {}).items() if path.endswith(suffix.lstrip("^")))
-    return next(named, default)
+def _alpha(path: str, config: dict[str, Any], rank: int) -> float:
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise UnsupportedModel("the adapter's alpha_pattern is no object of numbers", _REMEDY)
+    named = (value for suffix, value in patterns.items() if path.endswith(suffix.lstrip("^")))
+    alpha = next(named, config.get("lora_alpha", rank))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _MOST_ALPHA:
+        raise UnsupportedModel(f"the adapter's alpha of {path} is no number up to {_MOST_ALPHA}", _REMEDY)
+    return float(alpha)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from modelyard import __version__
-from modelyard.api.errors import InternalError, InvalidRequest
+from modelyard.api.errors import InternalError, InvalidRequest, ModelNotFound
 
-from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, RequestFailed, SamplingParams
+from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, RequestFailed, SamplingParams, UnknownAdapter
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
@@ -308,6 +308,10 @@ class GenerationService:
                 f"The answer cannot keep to what 'response_format' or 'tools' ask for: {error}. Simplify the schema.",
                 param="response_format",
                 code="invalid_value",
+            ) from error
+        except UnknownAdapter as error:  # it was there when the request came
+            raise ModelNotFound(
+                f"The adapter '{self.lora}' was removed a moment ago. Load it again, or ask the model itself.", param="model"
             ) from error
         except RequestFailed as error:
             raise InternalError(f"{error}. Change the prompt, or try another model.", code="generation_failed") from error

@@ -20,6 +20,8 @@ def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report, mar
         raise WeightsNotFound(
             f"{error.filename} may not be read by user {os.getuid()}", "make the weights readable for every user: chmod -R a+rX"
         ) from error
+    except OSError as error:  # a name that is too long, a link that leads to itself, a volume that is gone
+        raise WeightsNotFound(f"{str(path)[:200]} cannot be read: {error.strerror}", "check the path (spec.model.source)") from error
     return found if found.is_dir() else _converted(found, cache, stores, report)
 
 
