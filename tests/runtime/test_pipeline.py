@@ -9,9 +9,12 @@ import httpx
 import openai
 import pytest
 import torch
-from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.serving.detection import capabilities_of, detect, family_for
+from modelyard_runtime.serving.engines import Chosen, choose
+from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources.tiny import make_chat
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, LlamaConfig, LlamaModel, pipeline
 
 from .conftest import Running, running
 
@@ -65,9 +68,27 @@ class ScribePipeline(Pipeline):
         return [{"generated_text": self.tokenizer.decode(outputs["ids"][0])}]
 '''
 
+HEADLESS = """
+from transformers import Pipeline
 
-def make_scribe(folder: Path, task: str = "text-generation") -> Path:
-    """Writes a model that only a pipeline class beside its weights runs."""
+
+class Headless(Pipeline):
+    def _sanitize_parameters(self, **kwargs):
+        return {}, {}, {}
+
+    def preprocess(self, text):
+        return self.tokenizer(text, return_tensors="pt")
+
+    def _forward(self, inputs):
+        return {"length": self.model(**inputs).last_hidden_state.shape[1]}
+
+    def postprocess(self, outputs):
+        return f"{outputs['length']} words"
+"""
+
+
+def make_scribe(folder: Path, task: str = "text-generation", kind: str = "AutoModel") -> Path:
+    """Writes a model that only a pipeline class beside its weights runs, to be loaded by a class of the library's."""
     folder.mkdir()
     make_chat(folder)
     scope: dict[str, Any] = {"__name__": "scribe"}
@@ -79,8 +100,8 @@ def make_scribe(folder: Path, task: str = "text-generation") -> Path:
     model.save_pretrained(folder)
     (folder / "scribe.py").write_text(CODE)
     written = json.loads((folder / "config.json").read_text())
-    written["auto_map"] = {"AutoConfig": "scribe.ScribeConfig", "AutoModel": "scribe.ScribeModel"}
-    written["custom_pipelines"] = {task: {"impl": "scribe.ScribePipeline", "pt": ["AutoModel"], "type": "text"}}
+    written["auto_map"] = {"AutoConfig": "scribe.ScribeConfig", kind: "scribe.ScribeModel"}
+    written["custom_pipelines"] = {task: {"impl": "scribe.ScribePipeline", "pt": [kind], "type": "text"}}
     (folder / "config.json").write_text(json.dumps(written))
     return folder
 
@@ -228,3 +249,57 @@ def test_without_trust_the_error_names_the_chain_and_the_setting(settings: Calla
     assert "spec.model.trustRemoteCode" in failure.remedy
     assert "--trust-remote-code" in failure.remedy
     assert not marker.exists()
+
+
+def chosen(folder: Path, settings: ServeSettings) -> Chosen:
+    return choose(folder, settings, ("completions",), lambda step: None)
+
+
+def test_models_that_do_not_generate_come_to_their_pipeline(settings: Callable[..., Any], tmp_path: Path) -> None:
+    # A folder of another name: the library remembers for the process which classes load the models of a folder's code.
+    folder = make_scribe(tmp_path / "tiny-mute", kind="AutoModelForCausalLM")
+    got = chosen(folder, settings(trust_remote_code=True))
+    assert (got.name, [tried.name for tried in got.tried]) == ("pipeline", ["batching", "generate"])
+    assert "does not generate" in got.tried[1].why
+
+
+def test_weights_without_a_head_come_to_their_pipeline_and_damaged_ones_do_not(settings: Callable[..., Any], tmp_path: Path) -> None:
+    folder = make_scribe(tmp_path / "tiny-headless")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    words = len(AutoTokenizer.from_pretrained(folder))
+    LlamaModel(LlamaConfig(vocab_size=words, tie_word_embeddings=False, **sizes)).save_pretrained(folder)
+    (folder / "own.py").write_text(HEADLESS)
+    written = json.loads((folder / "config.json").read_text())
+    named = {"custom_pipelines": {"text-generation": {"impl": "own.Headless", "pt": "AutoModel"}}}
+    (folder / "config.json").write_text(json.dumps(written | named))
+    with pytest.raises(WeightsNotFound, match=r"lacks weights .*lm_head"):
+        chosen(folder, settings())
+    got = chosen(folder, settings(trust_remote_code=True))
+    assert (got.name, got.tried[0].name) == ("pipeline", "batching")
+    assert "lm_head" in got.tried[0].why
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(WeightsNotFound, match="cannot be read"):
+        chosen(folder, settings(trust_remote_code=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"adapter": ("mine=file:///nowhere",)}, "pipeline: it has no adapters"),
+        ({"top_p": 0.5}, "pipeline: it takes no top_p; without --top-p it would be served"),
+    ],
+)
+def test_wishes_that_no_engine_has_are_refused_with_the_whole_chain(
+    settings: Callable[..., Any], folder: Path, more: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UnsupportedModel) as refusal:
+        chosen(folder, settings(trust_remote_code=True, **more))
+    assert refusal.value.message.startswith("no engine runs this model. batching: ")
+    assert words in refusal.value.message
+
+
+def test_a_pipeline_of_another_task_needs_a_capability_by_name(tmp_path: Path) -> None:
+    folder = make_scribe(tmp_path / "tiny-scribe", task="haiku")
+    assert detect(folder) == ("embeddings", "rerank")
+    assert family_for(folder, capabilities_of(folder, ("completions",))).name == "generation"
+    assert family_for(folder, capabilities_of(folder, ())).name == "embeddings"
