@@ -22,9 +22,9 @@ from transformers.utils.logging import disable_progress_bar
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import usable_cores
 from modelyard_runtime.models.kernels import computed
-from modelyard_runtime.models.loading import check_layers
 from modelyard_runtime.models.packed import NAME, Packing, packed
 from modelyard_runtime.models.pooling import Hidden
+from modelyard_runtime.models.sizes import check_sizes
 from modelyard_runtime.models.tokenizing import Encoded
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def load_model(loader: Any, folder: Path, *, dtype: torch.dtype, device: torch.d
         torch.set_num_threads(usable_cores())
     disable_progress_bar()
     try:
-        check_layers(folder, AutoConfig.from_pretrained(folder, local_files_only=True))
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        check_sizes(folder, config, lambda: loader.from_config(config))
         model, report = _from_folder(loader, folder, dtype)
         model = model.eval().requires_grad_(False).to(device)
     except (MemoryError, torch.OutOfMemoryError) as error:

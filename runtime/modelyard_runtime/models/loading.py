@@ -5,12 +5,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,6 +21,7 @@ from modelyard_runtime.models.fusing import fuse
 from modelyard_runtime.models.packing import pack, packing
 from modelyard_runtime.models.placement import element, is_spread, place
 from modelyard_runtime.models.quantising import Quantization, check, loading_config, quantise
+from modelyard_runtime.models.sizes import again, check_sizes
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
@@ -98,11 +100,11 @@ def read_causal_lm(
     disable_progress_bar()
     progress(0.0)
     config = _config(folder, trusted=trusted)
-    check_layers(folder, config)
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
     kind = kind or _class_for(config)
     with _named_causes(folder, target, kind):
+        check_sizes(folder, config, None if trusted else partial(kind.from_config, config))
         places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
     model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places, kind=kind)
     progress(1.0)
@@ -195,24 +197,6 @@ def _config(folder: Path, *, trusted: bool) -> Any:
         raise UnsupportedModel(f"config.json of {folder.name} is not one that Transformers knows: {error}") from error
 
 
-def check_layers(folder: Path, config: Any) -> None:
-    """Raises WeightsNotFound when a config has more layers than the weights have tensors: a million of them take hours to make."""
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    try:
-        tensors = sum(_tensors(file) for file in folder.glob("*.safetensors"))
-    except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
-    if isinstance(layers, int) and tensors and layers > tensors:
-        raise WeightsNotFound(
-            f"config.json of {folder.name} asks for {layers} layers, and its weights are {tensors} tensors", _again(folder)
-        )
-
-
-def _tensors(file: Path) -> int:
-    with safe_open(file, "pt") as weights:
-        return len(weights.keys())
-
-
 def _check_code(folder: Path) -> None:
     """Raises UnsupportedModel when only code in the folder knows the architecture. What is no JSON is the library's to complain of."""
     try:
@@ -288,7 +272,7 @@ def _named_causes(folder: Path, device: torch.device, kind: Any) -> Iterator[Non
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
     except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", _again(folder)) from error
+        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", again(folder)) from error
     except ImportError as error:
         raise UnsupportedModel(f"{folder.name} needs a package that is not installed: {error}", "install it beside the runtime") from error
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
@@ -318,8 +302,4 @@ def _check_complete(folder: Path, missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise WeightsNotFound(f"{folder.name} lacks weights that its config.json asks for: {', '.join(names[:3])}{more}", _again(folder))
-
-
-def _again(folder: Path) -> str:
-    return f"put whole weights into {folder}; where that is the model cache, delete the folder, and the next start fetches them again"
+        raise WeightsNotFound(f"{folder.name} lacks weights that its config.json asks for: {', '.join(names[:3])}{more}", again(folder))

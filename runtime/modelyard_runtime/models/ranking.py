@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.model_files import read_object
 from modelyard_runtime.models.encoder import Batch, Encoder, by_length, close, load_model, trial
 from modelyard_runtime.models.pooling import Hidden, first, last
-from modelyard_runtime.models.sentence import read_json
+from modelyard_runtime.models.sentence import longest_text
 from modelyard_runtime.models.tokenizing import TextTokenizer
 
 Head = Callable[[Hidden], Tensor]
@@ -40,7 +41,7 @@ class RankingModel:
         self.labels = [str(config.id2label[index]) for index in range(config.num_labels)]
         self.activation = _activation(config)
         self._head = self._prepare(device)
-        limit = read_json(folder / "sentence_bert_config.json", {}).get("max_seq_length") or self.tokenizer.limit
+        limit = longest_text(read_object(folder / "sentence_bert_config.json")) or self.tokenizer.limit
         self.max_length = min(bound for bound in (limit, self.tokenizer.limit, self.encoder.longest) if bound)
         self.vocabulary = int(self.encoder.config.vocab_size)
 

@@ -15,6 +15,7 @@ from modelyard_runtime.child import Unreachable
 from modelyard_runtime.errors import Crashed
 from modelyard_runtime.models.prompt import ChatPrompt
 from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer, control_tokens, marked
+from modelyard_runtime.panics import reading
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,16 @@ class PromptReader:
         return bool(self._tokenizer.chat_template)
 
     async def chat(self, prompt: ChatPrompt) -> list[int]:
-        """Returns the tokens of a conversation. Raises InvalidRequest when the template refuses it, Unavailable when none can be rendered.
+        """Returns the tokens of a conversation. Raises InvalidRequest when the template or the tokenizer refuses it.
+
+        Raises Unavailable when none can be rendered.
 
         What clients wrote is text even where it spells a token that structures the conversation.
         """
         return await self._on_thread(lambda: self._chat(prompt))
 
     async def text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Returns the tokens of plain text."""
+        """Returns the tokens of plain text. Raises InvalidRequest when the tokenizer gives up on it."""
         return await self._on_thread(lambda: self._text(text, add_special_tokens))
 
     async def decode(self, tokens: Sequence[int]) -> str:
@@ -85,7 +88,8 @@ class PromptReader:
             raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
         try:
             text, sanitise = self._render(prompt)
-            encoded = self._tokenizer(text, add_special_tokens=False, verbose=False, sanitize_control_tokens=sanitise)
+            with reading("messages"):
+                encoded = self._tokenizer(text, add_special_tokens=False, verbose=False, sanitize_control_tokens=sanitise)
         except ValueError as error:
             cause = str(error).rstrip(".")
             raise InvalidRequest(
@@ -107,4 +111,5 @@ class PromptReader:
         return self._renderer.render(template, safe, self._tokenizer.special_tokens_map), safe != prompt
 
     def _text(self, text: str, add_special_tokens: bool) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
+        with reading("prompt"):
+            return list(self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])

@@ -6,12 +6,12 @@ normalisation. Layout: https://www.sbert.net/docs/sentence_transformer/usage/cus
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.model_files import inside, read_json, read_object
 
 #: Poolings by the names of newer files, in the order in which several of them are joined.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -55,19 +55,20 @@ class Layout:
 
 def read_layout(folder: Path) -> Layout:
     """Reads the files. Raises UnsupportedModel on modules, poolings or activations that are not known."""
-    modules = read_json(folder / "modules.json", None)
-    texts = read_json(folder / "sentence_bert_config.json", {})
-    named = read_json(folder / "config_sentence_transformers.json", {})
-    prompts = {str(name): str(text) for name, text in (named.get("prompts") or {}).items() if text is not None}
+    modules = read_json(folder / "modules.json", list)
+    texts = read_object(folder / "sentence_bert_config.json")
+    named = read_object(folder / "config_sentence_transformers.json")
+    given = named.get("prompts")
+    prompts = {str(name): str(text) for name, text in given.items() if text is not None} if isinstance(given, dict) else {}
     default = named.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         raise UnsupportedModel(f"config_sentence_transformers.json names the prompt {default!r} and has none of that name")
     pooling, dense, normalize = ({}, (), True) if modules is None else _steps(folder, modules)
     return Layout(
         poolings=_poolings(pooling),
         dense=dense,
         normalize=normalize,
-        max_length=texts.get("max_seq_length"),
+        max_length=longest_text(texts),
         lower=bool(texts.get("do_lower_case")),
         pools_prompt=bool(pooling.get("include_prompt", True)),
         prompts=prompts,
@@ -75,27 +76,29 @@ def read_layout(folder: Path) -> Layout:
     )
 
 
-def read_json(path: Path, default: Any) -> Any:
-    """Returns a file's value, or the default where there is no such file. Raises UnsupportedModel on what is no JSON."""
-    try:
-        return json.loads(path.read_text()) if path.is_file() else default
-    except ValueError as error:
-        raise UnsupportedModel(f"{path} is no JSON: {error}", "fetch the model again") from error
+def longest_text(texts: dict[str, Any]) -> int | None:
+    """Returns the tokens of the longest text by sentence_bert_config.json, None where it says nothing. Raises UnsupportedModel."""
+    length = texts.get("max_seq_length")
+    if length is not None and (not isinstance(length, int) or length < 1):
+        raise UnsupportedModel(f"sentence_bert_config.json asks for texts of {length!r} tokens")
+    return length
 
 
-def _steps(folder: Path, modules: list[dict[str, Any]]) -> tuple[dict[str, Any], tuple[DenseStep, ...], bool]:
+def _steps(folder: Path, modules: list[Any]) -> tuple[dict[str, Any], tuple[DenseStep, ...], bool]:
     pooling: dict[str, Any] = {}
     dense: list[DenseStep] = []
     normalize = False
     for module in modules:
-        kind, path = str(module["type"]).rsplit(".", 1)[-1], str(module["path"])
+        if not isinstance(module, dict):
+            raise UnsupportedModel("modules.json lists what is no module")
+        kind, path = str(module.get("type")).rsplit(".", 1)[-1], str(module.get("path", ""))
         match kind:
             case "Transformer" | "Dropout":  # dropout does nothing outside of training
                 pass
             case "Pooling":
-                pooling = read_json(folder / path / "config.json", {})
+                pooling = read_object(inside(folder, path) / "config.json")
             case "Dense":
-                dense.append(_dense(path, read_json(folder / path / "config.json", {})))
+                dense.append(_dense(path, read_object(inside(folder, path) / "config.json")))
             case "Normalize":
                 normalize = True
             case _:

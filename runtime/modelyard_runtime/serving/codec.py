@@ -7,6 +7,7 @@ from typing import Protocol
 
 from modelyard_runtime.models.reader import PromptReader
 from modelyard_runtime.models.tokenizing import TextTokenizer
+from modelyard_runtime.panics import reading
 from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.workers import Workers
@@ -66,7 +67,12 @@ class TextCodec:
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Returns the ids of a text."""
         self._bounds.check_characters(len(text), "prompt")
-        return await self._workers.run(lambda: self._tokenizer.plain(text, add_special_tokens))
+
+        def encode() -> list[int]:
+            with reading("prompt"):
+                return self._tokenizer.plain(text, add_special_tokens)
+
+        return await self._workers.run(encode)
 
     async def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of ids."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel
+from modelyard_runtime.model_files import read_object
 from modelyard_runtime.models.declared import declared
 from modelyard_runtime.serving.families import FAMILIES, Family, family_of
 
@@ -64,7 +64,7 @@ def _kinds(folder: Path, wanted: tuple[str, ...]) -> frozenset[str]:
         return frozenset()
     if detected == {"transcription"}:
         return frozenset({"transcription"})
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     names = _architectures(config)
     kinds = {
         "embeddings": "embeddings" in detected or "embeddings" in wanted,
@@ -76,7 +76,7 @@ def _kinds(folder: Path, wanted: tuple[str, ...]) -> frozenset[str]:
 
 def detect(folder: Path) -> tuple[str, ...]:
     """Returns what a model can do, by its files. Raises UnsupportedModel."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     architectures = _architectures(config)
     if config.get("model_type") == "whisper" or ((folder / "model.bin").is_file() and "alignment_heads" in config):
         return ("transcription",)
@@ -99,17 +99,18 @@ def detect(folder: Path) -> tuple[str, ...]:
 
 
 def _architectures(config: dict[str, Any]) -> list[str]:
-    return [str(name) for name in config.get("architectures") or []]
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def has_template(folder: Path) -> bool:
     """Whether the folder has a chat template."""
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
-    path = folder / "tokenizer_config.json"
-    return path.is_file() and bool(json.loads(path.read_text()).get("chat_template"))
+    return bool(read_object(folder / "tokenizer_config.json").get("chat_template"))
 
 
 def _labels(config: dict[str, Any]) -> int:
     """Returns how many labels a classifier has; two where its config says nothing, as in Transformers."""
-    return len(config.get("id2label") or ()) or int(config.get("num_labels") or 2)
+    labels, count = config.get("id2label"), config.get("num_labels")
+    return (len(labels) if isinstance(labels, dict) else 0) or (count if isinstance(count, int) else 0) or 2

@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 
 _LENGTH_BYTES = 8
+#: A parameter takes a bit at least: a file that says that it holds more of them than that is not believed.
+_PER_BYTE = 8
 _MAX_HEAD = 100 << 20
 
 
@@ -60,7 +62,8 @@ def _parameters(path: Path) -> Counter[str]:
         counts: Counter[str] = Counter()
         for name, tensor in head.items():
             if name != "__metadata__":
-                counts[tensor["dtype"]] += math.prod(tensor["shape"])
+                counts[str(tensor["dtype"])] += math.prod(tensor["shape"])
+        most = _PER_BYTE * path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Counter()
-    return counts
+    return counts if all(0 <= count <= most for count in counts.values()) else Counter()

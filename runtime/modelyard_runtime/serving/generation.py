@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -16,7 +16,7 @@ import transformers
 from modelyard import __version__
 from modelyard.api.errors import InternalError, InvalidRequest, ModelNotFound
 
-from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, RequestFailed, SamplingParams, UnknownAdapter
+from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, NotHonoured, RequestFailed, SamplingParams, UnknownAdapter
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
@@ -38,7 +38,7 @@ from modelyard_runtime.serving.generation_ways import ways
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.merge import merge
-from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults
+from modelyard_runtime.serving.sampling import SamplingDefaults, choice_seed, sampling_defaults, taken
 from modelyard_runtime.serving.speech import Speech
 from modelyard_runtime.serving.warmup import Way
 from modelyard_runtime.settings import ServeSettings
@@ -94,10 +94,13 @@ def load(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], r
         assert isinstance(engine, TransformersEngine)
         load_adapter(engine, name, source, settings, report)
     model = ChatModel(engine, loaded.tokenizer, helpers(loaded.device.type))
-    if "chat" in capabilities:
-        _check_template(model)
-    manner = _manner(folder, settings, str(loaded.dtype))
-    speech = Speech(loaded, settings)
+    with ExitStack() as unfinished:
+        unfinished.callback(model.close)
+        if "chat" in capabilities:
+            _check_template(model)
+        manner = _manner(folder, settings, str(loaded.dtype), chosen.takes)
+        speech = Speech(loaded, settings, bounds=chosen.takes is None)
+        unfinished.pop_all()
     return LoadedChat(model, engine.capacity.sequences, loaded.vocabulary_size, manner, vision, speech, chosen.shown(), loaded.device.type)
 
 
@@ -251,6 +254,10 @@ class GenerationService:
                 code="invalid_value",
             )
         self.bounds.check_tokens(sampling.logit_bias, "logit_bias", "Leave it out.")
+        try:
+            self.model.engine.check(sampling)
+        except NotHonoured as refusal:
+            raise self._invalid(refusal) from refusal
         return [
             GenerationRequest(
                 f"{request_id}-{choice}", prompt, replace(sampling, seed=choice_seed(sampling.seed, choice)), self.lora, media
@@ -309,6 +316,8 @@ class GenerationService:
                 param="response_format",
                 code="invalid_value",
             ) from error
+        except NotHonoured as refusal:
+            raise self._invalid(refusal) from refusal
         except UnknownAdapter as error:  # it was there when the request came
             raise ModelNotFound(
                 f"The adapter '{self.lora}' was removed a moment ago. Load it again, or ask the model itself.", param="model"
@@ -331,17 +340,17 @@ def _check_template(model: ChatModel) -> None:
     try:
         model.reader.check_template()
     except TemplateRefused as refusal:
-        model.close()
         raise UnsupportedModel(
             f"the model's chat template is broken: {refusal}",
             "repair chat_template.jinja in the weights, or serve them with --capability completions",
         ) from refusal
 
 
-def _manner(folder: Path, settings: ServeSettings, dtype: str) -> Manner:
+def _manner(folder: Path, settings: ServeSettings, dtype: str, takes: frozenset[str] | None) -> Manner:
     computed = f"{folder.name} {dtype} {__version__} {torch.__version__} {transformers.__version__}"
+    defaults = sampling_defaults(folder, settings)
     return Manner(
-        sampling_defaults(folder, settings),
+        defaults if takes is None else taken(defaults, takes),
         settings.max_choices,
         _TEMPLATE_VARIABLES | set(settings.chat_template_kwargs),
         f"fp_{blake2b(computed.encode(), digest_size=5).hexdigest()}",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, WeightsNotFound
+from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.panics import Panicked, caught
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.detection import capabilities_of, family_for
 from modelyard_runtime.serving.facts import Facts, facts_of
@@ -21,6 +23,8 @@ from modelyard_runtime.sources.resolve import resolve
 
 logger = logging.getLogger(__name__)
 
+#: What code raises that reads files of another shape than it expects. What a device raises is none of these.
+_ODD = (AttributeError, TypeError, KeyError, IndexError, ValueError, RecursionError, ArithmeticError, AssertionError, Panicked)
 _FIELDS = {"adapter": "spec.engine.adapters", "quantization": "spec.engine.quantization"}
 
 
@@ -61,8 +65,9 @@ def fetch(source: str, settings: StorageSettings, report: Report, marker: str = 
 def find(settings: ServeSettings, report: Report) -> Found:
     """Fetches what the settings say and sees what it is. Blocks for as long as it takes. Raises RuntimeFailed, or Stopped."""
     folder = fetch(settings.source, settings, report)
-    capabilities = capabilities_of(folder, settings.capability)
-    family = family_for(folder, capabilities)
+    with _understood(folder):
+        capabilities = capabilities_of(folder, settings.capability)
+        family = family_for(folder, capabilities)
     report(Step(Phase.LOAD, 0.0))
     return Found(folder, facts_of(folder), capabilities, family, family.implementation(capabilities))
 
@@ -104,7 +109,8 @@ def load(found: Found, settings: ServeSettings, report: Report) -> Any:
 def _load(found: Found, settings: ServeSettings, report: Report) -> Any:
     """Raises _Damaged for what is no safetensors file, whether the family says so itself or leaves it to the library's error."""
     try:
-        model = found.module.load(found.folder, settings, found.capabilities, report)
+        with _understood(found.folder):
+            model = found.module.load(found.folder, settings, found.capabilities, report)
     except (SafetensorError, WeightsNotFound) as error:
         damage = error if isinstance(error, SafetensorError) else error.__cause__
         if isinstance(damage, SafetensorError):
@@ -112,6 +118,20 @@ def _load(found: Found, settings: ServeSettings, report: Report) -> Any:
         raise
     report(Step(Phase.LOAD, 1.0))
     return model
+
+
+@contextmanager
+def _understood(folder: Path) -> Iterator[None]:
+    """Raises UnsupportedModel where files are read that make no sense in a way that nobody foresaw: anybody may have written them."""
+    try:
+        with caught():
+            yield
+    except Exception as error:
+        if not isinstance(error, _ODD) and type(error) is not Exception:  # which is all that the tokenizers library raises
+            raise
+        logger.warning("files that make no sense", extra={"folder": str(folder)}, exc_info=error)
+        what = f"{type(error).__name__}: {error}"
+        raise UnsupportedModel(f"the files of {folder.name} make no sense: {what}", "fetch or convert the model again") from error
 
 
 def _damaged(folder: Path, error: _Damaged) -> WeightsNotFound:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.models.tokenizing import Encoded, Text, TextTokenizer
+from modelyard_runtime.panics import reading
 from modelyard_runtime.serving.limiter import CHARACTERS_PER_TOKEN
 from modelyard_runtime.serving.prompting import Truncation
 from modelyard_runtime.serving.workers import Workers
@@ -28,7 +29,7 @@ class Reader:
         """Returns each input in token ids. Raises InvalidRequest, naming ``param``, on those that are too long or no ids of the model."""
         limit = self._limit(truncation)
         texts = [self._bounded(index, text, param, truncation) for index, text in enumerate(inputs) if not isinstance(text, list)]
-        encoded = iter(await self._encode(texts, limit, truncation))
+        encoded = iter(await self._encode(texts, limit, truncation, param))
         read = [
             self._ids(index, one, param, truncation, limit) if isinstance(one, list) else next(encoded) for index, one in enumerate(inputs)
         ]
@@ -60,17 +61,18 @@ class Reader:
         part = slice(-bound, None) if truncation.side == "left" else slice(bound)
         return text[part] if isinstance(text, str) else (text[0][part], text[1][part])
 
-    async def _encode(self, texts: list[Text], limit: int, truncation: Truncation | None) -> list[Encoded]:
+    async def _encode(self, texts: list[Text], limit: int, truncation: Truncation | None, param: str) -> list[Encoded]:
         size = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
 
         def encode() -> list[Encoded]:
-            encoded = self._tokenizer.encode(texts)
-            if truncation is None:
-                return encoded
-            return [
-                one if len(one) <= limit else self._tokenizer.cut(text, limit, truncation.side)
-                for text, one in zip(texts, encoded, strict=True)
-            ]
+            with reading(param):
+                encoded = self._tokenizer.encode(texts)
+                if truncation is None:
+                    return encoded
+                return [
+                    one if len(one) <= limit else self._tokenizer.cut(text, limit, truncation.side)
+                    for text, one in zip(texts, encoded, strict=True)
+                ]
 
         return encode() if size < _SHORT else await self._workers.run(encode)
 

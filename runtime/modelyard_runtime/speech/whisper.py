@@ -16,12 +16,13 @@ import torch
 from faster_whisper.tokenizer import Tokenizer
 from safetensors import SafetensorError
 from tokenizers import Tokenizer as FastTokenizer
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.generation.utils import GenerateEncoderDecoderOutput
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.sizes import check_sizes
 from modelyard_runtime.speech.base import COMPRESSION_LIMIT, LOGPROB_LIMIT, SAMPLE_RATE, WINDOW_SECONDS, Samples, Segment, Task, Word
 from modelyard_runtime.speech.phrases import Phrase, compression, phrases, share, words
 
@@ -198,6 +199,8 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
             raise WeightsNotFound(f"{folder} has no {name}", "put it there from the model's repository; Whisper cannot be run without it")
     disable_progress_bar()
     try:
+        config = WhisperConfig.from_pretrained(folder, local_files_only=True)
+        check_sizes(folder, config, lambda: WhisperForConditionalGeneration(config))
         model = WhisperForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
         )

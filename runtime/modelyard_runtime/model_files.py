@@ -1,0 +1,43 @@
+"""The files of a model's folder, which anybody may have written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from modelyard_runtime.errors import UnsupportedModel
+
+_REMEDY = "fetch or convert the model again"
+_WORDS = {dict: "an object", list: "an array"}
+T = TypeVar("T", dict, list)  # type: ignore[type-arg]
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Returns the object or array in a file, None where there is no such file. Raises UnsupportedModel on anything else."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedModel(f"{_shown(path)} is no JSON: {error}", _REMEDY) from error
+    if not isinstance(value, kind):
+        raise UnsupportedModel(f"{_shown(path)} is not {_WORDS[kind]}", _REMEDY)
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the object in a file, an empty one where there is no such file. Raises UnsupportedModel on anything else."""
+    return read_json(path, dict) or {}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Returns the path of a file or folder that another file of the same folder names. Raises UnsupportedModel where it leads out."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise UnsupportedModel(f"{folder.name} names {name!r}, which is outside of its folder", _REMEDY)
+    return folder / name
+
+
+def _shown(path: Path) -> str:
+    return f"{path.name} of {path.parent.name}"
