@@ -11,8 +11,8 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("api.md",)
 MODELS = tuple(f"builtin://{name}" for name in ("tiny-chat", "tiny-embed", "tiny-rerank", "tiny-classify", "tiny-vision"))
-#: The address in the documentation: a gateway's, which has the same paths as a runtime.
-ADDRESS = re.compile(r"http://localhost:8080")
+#: The addresses in the documentation: a gateway's, which has the same paths as a runtime; Ollama's, of a server that clients may change.
+ADDRESS, CHANGED = "http://localhost:8080", "http://localhost:11434"
 _BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -26,11 +26,12 @@ def blocks(page: str) -> list[tuple[int, str, str]]:
 def test_examples_run_as_they_stand(page, start, tmp_path):
     """Python blocks share their names, as in one session; a curl that fails fails its block."""
     server = start(MODELS)
+    changed = start("builtin://tiny-chat", ollama_admin=True, state_dir=tmp_path)
     (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
     session: dict[str, Any] = {}
     assert blocks(page)
     for line, language, text in blocks(page):
-        example = ADDRESS.sub(server.url, text)
+        example = text.replace(ADDRESS, server.url).replace(CHANGED, changed.url)
         if language == "python":
             # Padded, so that a traceback has the page's line numbers.
             exec(compile("\n" * (line - 1) + example, str(DOCS / page), "exec"), session)

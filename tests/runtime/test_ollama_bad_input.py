@@ -116,3 +116,13 @@ def test_what_is_no_json(chat: Running) -> None:
         answer = httpx.post(f"{chat.url}/api/chat", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400
         assert "JSON" in json.loads(answer.text)["error"]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_what_curl_sends_is_read_and_what_a_page_may_send_unasked_is_not(chat: Running, kind: str) -> None:
+    """Ollama's own pages ask by `curl -d` without a type. A form of any web page would look the same, but for its origin."""
+    content = json.dumps({**CHAT, "stream": False, "options": {"num_predict": 1}})
+    headers = {"content-type": kind} if kind else {}
+    assert httpx.post(f"{chat.url}/api/chat", content=content, headers=headers).status_code == 200
+    refused = httpx.post(f"{chat.url}/api/chat", content=content, headers={**headers, "origin": "http://elsewhere.example"})
+    assert (refused.status_code, "content-type: application/json" in refused.json()["error"]) == (400, True)

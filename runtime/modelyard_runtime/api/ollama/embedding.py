@@ -16,10 +16,10 @@ from modelyard_runtime.api.ollama.bodies import EmbedBody, EmbeddingsBody, Model
 from modelyard_runtime.api.ollama.keeping import keep
 from modelyard_runtime.api.ollama.names import find, plain
 from modelyard_runtime.api.responses import json_response
-from modelyard_runtime.api.route import StrictRoute
+from modelyard_runtime.api.route import UntypedRoute
 from modelyard_runtime.serving.prompting import NO_PROMPTING, Truncation
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=UntypedRoute)
 
 
 @router.post("/api/embed")

@@ -22,7 +22,7 @@ from modelyard_runtime.api.ollama.keeping import keep, unload
 from modelyard_runtime.api.ollama.lines import LineStream, now
 from modelyard_runtime.api.ollama.names import find, plain
 from modelyard_runtime.api.responses import json_response
-from modelyard_runtime.api.route import StrictRoute
+from modelyard_runtime.api.route import UntypedRoute
 from modelyard_runtime.api.usage import prefetch
 from modelyard_runtime.models.answer import Content, Part
 from modelyard_runtime.serving.model import ServedModel
@@ -30,7 +30,7 @@ from modelyard_runtime.serving.model import ServedModel
 if TYPE_CHECKING:
     from modelyard_runtime.models.text import TextDelta
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=UntypedRoute)
 
 
 @router.post("/api/chat")

@@ -15,10 +15,10 @@ from modelyard_runtime.api.access import runtime_of
 from modelyard_runtime.api.ollama.bodies import ShowBody
 from modelyard_runtime.api.ollama.names import find, tagged
 from modelyard_runtime.api.responses import json_response
-from modelyard_runtime.api.route import StrictRoute
+from modelyard_runtime.api.route import UntypedRoute
 from modelyard_runtime.serving.model import ServedModel
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=UntypedRoute)
 
 _FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 _CAPABILITIES = {

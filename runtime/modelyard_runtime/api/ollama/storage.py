@@ -15,12 +15,12 @@ from modelyard_runtime.api.ollama.bodies import DeleteBody, PullBody
 from modelyard_runtime.api.ollama.lines import LineStream, line
 from modelyard_runtime.api.ollama.names import check_admin, plain
 from modelyard_runtime.api.responses import json_response
-from modelyard_runtime.api.route import StrictRoute
+from modelyard_runtime.api.route import UntypedRoute
 from modelyard_runtime.serving.catalogue import Entry
 from modelyard_runtime.serving.jobs import Job, State
 from modelyard_runtime.serving.runtime import Runtime
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=UntypedRoute)
 
 _HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([\w.-]+/[\w.-]+?)(?::latest)?")
 
