@@ -82,6 +82,7 @@ CHAT_ROWS: list[tuple[Any, str | None, str | None, str]] = [
     ({**CHAT, "stream_options": {"include_usage": True}}, "stream_options", "invalid_value", "only allowed with stream: true"),
     ({**CHAT, "stream": True, "stream_options": {"foo": 1}}, "stream_options.foo", "unknown_parameter", "foo"),
     ({**CHAT, "tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter", "tools[0].function"),
+    ({**CHAT, "tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0]", "invalid_value", "'custom' are not supported; send"),
     ({**CHAT, "tool_choice": "required"}, "tool_choice", None, "tools"),
     ({**CHAT, "response_format": {"type": "yaml"}}, "response_format.type", "invalid_value", "'json_schema'"),
     ({**CHAT, "logprobs": 3}, "logprobs", "invalid_type", "expected true or false"),
@@ -222,6 +223,7 @@ RESPONSES_ROWS: list[tuple[Any, str | None, str | None, str]] = [
     ({**ITEMS, "metadata": {str(i): "x" for i in range(17)}}, "metadata", "invalid_value", "at most 16"),
     ({**ITEMS, "text": "json"}, "text", "invalid_type", "expected an object"),
     ({**ITEMS, "tools": {}}, "tools", "invalid_type", "expected an array"),
+    ({**ITEMS, "tools": [{"type": "web_search"}]}, "tools[0]", "invalid_value", "'web_search' are not supported; send functions"),
     ({**ITEMS, "chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools", "invalid_value", "not for requests to set"),
 ]
 

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from modelyard_runtime.api.fields import Body, Ignored, invalid
@@ -52,6 +52,13 @@ class Tool(Body):
 
     type: Literal["function"]
     function: Function
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "function":
+            raise invalid(f"tools of type {kind[:64]!r} are not supported; send functions")
+        return value
 
     def rendered(self) -> dict[str, Any]:
         """Returns what a chat template takes."""
