@@ -50,7 +50,7 @@ def place(model: nn.Module, rooms: dict[int, int], counted: Any) -> dict[str, in
 
     ``counted`` is what a weight counts as, by `element`. Parts are modules by their paths, none of them smaller than a decoder layer.
     """
-    unsplit = sorted(getattr(model, "_no_split_modules", None) or ())
+    unsplit = _whole(model)
     placed: dict[str, int] = infer_auto_device_map(model, max_memory=_first(rooms), no_split_module_classes=unsplit, dtype=counted)
     if set(placed.values()) == {next(iter(rooms))}:
         return placed
@@ -78,6 +78,17 @@ def cache_memory(layers: Counter[torch.device], free: dict[torch.device, int]) -
     """Returns the memory for a KV cache that each device holds its layers' share of: what the one with least for its share allows."""
     whole = sum(layers.values())
     return min(free[device] * whole // count for device, count in layers.items())
+
+
+def _whole(model: nn.Module) -> list[str]:
+    """Returns the classes of what must not be cut, decoder layers: an adapter and a KV cache are where their layer is.
+
+    Code that comes with the weights may not name them; then they are what has an attention.
+    """
+    named = getattr(model, "_no_split_modules", None) or {
+        type(module).__name__ for module in model.modules() if hasattr(module, "self_attn")
+    }
+    return sorted(named)
 
 
 def _first(rooms: dict[int, int]) -> dict[int, int]:
