@@ -4,6 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +172,13 @@ def test_progress_is_streamed(server):
 
 
 @pytest.fixture
-def process(command: Callable[..., Any], hub: Hub, tmp_path: Path) -> Callable[[], tuple[Any, str]]:
-    """Starts a server as a process of its own and returns it and the address of /admin."""
+def process(command: Callable[..., Any], hub: Hub, tmp_path: Path) -> Callable[..., tuple[Any, str]]:
+    """Starts a server as a process of its own and returns it and the address of /admin; ``silence`` seconds of the hub are borne."""
 
-    def begin() -> tuple[Any, str]:
+    def begin(silence: int = 600) -> tuple[Any, str]:
         flags = [f"one={EMBED}", "--lazy", "--port=0", "--metrics-port=0", f"--cache-dir={tmp_path / 'cache'}", "--max-pulls=1"]
-        running = command("serve", *flags, HF_ENDPOINT=hub.url, HF_HUB_ETAG_TIMEOUT="5", HF_HUB_DISABLE_XET="1")
+        bounds = {"HF_HUB_ETAG_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": str(silence)}
+        running = command("serve", *flags, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1", **bounds)
         return running, f"http://127.0.0.1:{logged(running, 'listening')['metricsPort']}/admin"
 
     return begin
@@ -212,6 +214,56 @@ def test_a_pull_is_cancelled_while_it_runs_and_while_it_waits(process, hub):
     hub.go.set()
     assert httpx.delete(f"{admin}/pulls/{running['id']}", timeout=30).json()["state"] in {"cancelled", "done"}
     assert httpx.get(f"{admin}/pulls/{waiting['id']}").json()["state"] == "cancelled"
+
+
+def _ended(admin: str, body: dict[str, Any]) -> dict[str, Any]:
+    job = httpx.post(f"{admin}/pulls", json=body, timeout=60).json()
+    wait_until(lambda: httpx.get(f"{admin}/pulls/{job['id']}").json()["state"] in {"done", "failed"}, "the pull has ended")
+    return httpx.get(f"{admin}/pulls/{job['id']}").json()
+
+
+def test_a_hub_that_falls_silent_holds_up_no_other_pull(process, hub):
+    hub.stall = 1_500_000
+    _, admin = process(silence=1)
+    silent = httpx.post(f"{admin}/pulls", json={"source": "hf://org/name"}).json()
+    assert hub.stalled.wait(60)
+    assert httpx.delete(f"{admin}/pulls/{silent['id']}", timeout=60).json()["state"] == "cancelled"
+    assert _ended(admin, {"source": "builtin://tiny-chat", "serve": False})["state"] == "done"
+
+
+def test_revisions_share_their_weights(process, tmp_path):
+    _, admin = process()
+    for name, source in (("new", "hf://org/name"), ("old", "hf://org/name@v1")):
+        assert _ended(admin, {"source": source, "name": name})["state"] == "done"
+    held = tmp_path / "cache" / "hub" / "models--org--name"
+    assert httpx.delete(f"{admin}/models/old", timeout=60).status_code == 200
+    assert list((held / "blobs").iterdir()), "the other revision is of the same files"
+    assert httpx.delete(f"{admin}/models/new", timeout=60).status_code == 200
+    assert not held.exists()
+
+
+def test_what_is_pulled_is_not_removed_meanwhile(process, hub, tmp_path):
+    _, admin = process()
+    assert _ended(admin, {"source": "hf://org/name", "name": "one-more"})["state"] == "done"
+    hub.files["model.safetensors"] = b"n" * 3_000_000
+    hub.stall = 1_500_000
+    again = httpx.post(f"{admin}/pulls", json={"source": "hf://org/name", "name": "again"}).json()
+    assert hub.stalled.wait(60)
+    assert httpx.delete(f"{admin}/models/one-more", timeout=60).status_code == 200
+    hub.go.set()
+    wait_until(lambda: httpx.get(f"{admin}/pulls/{again['id']}").json()["state"] not in {"queued", "running"}, "the pull has ended")
+    assert httpx.get(f"{admin}/pulls/{again['id']}").json()["state"] == "done"
+    assert list((tmp_path / "cache" / "hub" / "models--org--name" / "blobs").iterdir())
+
+
+def test_a_pull_that_could_not_be_saved_is_none(server, tmp_path):
+    assert pulled(server, {"source": "builtin://tiny-chat", "serve": False})["state"] == "done"
+    body = {"source": "builtin://tiny-embed", "serve": False}
+    with closing(sqlite3.connect(tmp_path / "state" / "jobs.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert post(server, "pulls", body).json()["error"]["code"] == "pulls_unavailable"
+        other.rollback()
+    assert pulled(server, body)["state"] == "done"
 
 
 def test_the_same_pull_twice_is_one(process, hub):

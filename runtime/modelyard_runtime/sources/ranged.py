@@ -89,10 +89,15 @@ def _complete(wanted: Wanted, client: Any, headers: Mapping[str, str], part: Pat
 
 
 def _append(wanted: Wanted, client: Any, headers: Mapping[str, str], part: Path, tally: Tally) -> None:
+    from huggingface_hub import constants  # noqa: PLC0415
+
     begin = _size(part)
     if begin >= wanted.size:
         return
-    with client.stream("GET", wanted.url, headers={**headers, "range": f"bytes={begin}-"}, follow_redirects=True) as response:
+    tally.add(0)  # an attempt that nobody waits for any more is not begun
+    silence = constants.HF_HUB_DOWNLOAD_TIMEOUT  # between two pieces; clients of the hub have none of their own
+    asked = {**headers, "range": f"bytes={begin}-"}
+    with client.stream("GET", wanted.url, headers=asked, follow_redirects=True, timeout=silence) as response:
         if response.status_code != 206:
             from huggingface_hub.utils import hf_raise_for_status  # noqa: PLC0415
 

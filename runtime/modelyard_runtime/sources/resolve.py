@@ -42,14 +42,22 @@ def resolve(
 
 def remove(source: str, cache_dir: Path) -> bool:
     """Removes what the cache holds of a source; returns False where there is nothing of it, as of a local folder."""
+    gone = [store.forget(cache_dir, place) for place in _places(source, cache_dir) if place.is_dir()]
+    return any(gone)
+
+
+def shares(one: str, other: str, cache_dir: Path) -> bool:
+    """Whether what the cache holds of two sources is the same: revisions of a repository have their files in common."""
+    return not set(_places(one, cache_dir)).isdisjoint(_places(other, cache_dir))
+
+
+def _places(source: str, cache_dir: Path) -> list[Path]:
     match parse(source):
         case Builtin(name):
-            places = [cache_dir / builtin.place(name)]
+            return [cache_dir / builtin.place(name)]
         case Hub(repository):
-            places = [cache_dir / "hub" / f"models--{repository.replace('/', '--')}"]
+            return [cache_dir / "hub" / f"models--{repository.replace('/', '--')}"]
         case Bucket() as found:
-            places = bucket.places(found, cache_dir)
+            return bucket.places(found, cache_dir)
         case _:
-            return False
-    gone = [store.forget(cache_dir, place) for place in places if place.is_dir()]
-    return any(gone)
+            return []

@@ -7,16 +7,21 @@ process left behind is removed by the next one that takes the lock.
 from __future__ import annotations
 
 import errno
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from modelyard_runtime.errors import DownloadFailed
 
 _STAGING = ".staging"
+_RUSTS = re.compile(r"\(os error (\d+)\)")
+_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO})
 _DEEP = frozenset({"s3", "gs"})
 _REMEDY = "free space there, or choose another folder with --cache-dir (in a cluster: a larger volume)"
 
@@ -75,16 +80,29 @@ def ensure_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns a full, read-only or forbidden disk into DownloadFailed."""
+    """Turns a full, read-only, forbidden or broken disk into DownloadFailed."""
     try:
         yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except (OSError, SafetensorError) as error:
+        number = _number(error)
+        if number in {errno.ENOSPC, errno.EDQUOT}:
             raise DownloadFailed(f"the disk of {folder} is full", _REMEDY) from error
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}:
-            cause = f"cannot write the model cache {folder}: {error.strerror}"
+        if number == errno.EFBIG:
+            raise DownloadFailed(
+                f"{folder} takes no file so large", "raise ulimit -f, or choose another folder with --cache-dir"
+            ) from error
+        if number in _FORBIDDEN:
+            cause = f"cannot write the model cache {folder}: {os.strerror(number)}"
             raise DownloadFailed(cause, "make it writable, or choose another folder with --cache-dir") from error
         raise
+
+
+def _number(error: Exception) -> int:
+    """Returns the system's number of an error, which safetensors has in its text alone; 0 where there is none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = _RUSTS.search(str(error))
+    return int(told[1]) if told else 0
 
 
 def _make_folder(folder: Path) -> None:
