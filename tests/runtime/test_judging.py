@@ -59,6 +59,21 @@ def test_rerank(server, model):
         assert [result["relevance_score"] for result in other] == pytest.approx(scores, abs=1e-5)
 
 
+@pytest.mark.parametrize("model", ["tiny-embed", "reranker"])
+def test_documents_are_read_as_far_as_asked(server, model):
+    """In the shape of Cohere's second version."""
+    body = {"model": model, "query": "the world", "max_tokens_per_doc": 3, "return_documents": True, "priority": 0}
+    first = post(server, "/tokenize", model=model, prompt=DOCUMENTS[0], add_special_tokens=False)["tokens"][:3]
+    begun = post(server, "/detokenize", model=model, tokens=first)["prompt"]
+    cut = post(server, "/v2/rerank", **body, documents=[DOCUMENTS[0]])
+    assert cut["results"][0]["document"]["text"] == DOCUMENTS[0]
+    whole = post(server, "/v2/rerank", **body | {"max_tokens_per_doc": 1000}, documents=[begun, DOCUMENTS[0]])["results"]
+    scores = {result["index"]: result["relevance_score"] for result in whole}
+    assert cut["results"][0]["relevance_score"] == pytest.approx(scores[0], abs=1e-5)
+    assert scores[0] != pytest.approx(scores[1], abs=1e-5)
+    assert cut["meta"]["api_version"]["version"] == "2"
+
+
 def test_a_bi_encoder_reranks_by_cosine(server):
     scores = {
         result["index"]: result["relevance_score"]
@@ -98,10 +113,12 @@ def test_classify(server):
     for entry in answer["data"]:
         assert sum(entry["probs"]) == pytest.approx(1, abs=1e-5)
         assert entry["num_classes"] == 3
-        assert entry["label"] == ["good", "bad", "odd"][int(np.argmax(entry["probs"]))] == entry["scores"][0]["label"]
-        assert [score["score"] for score in entry["scores"]] == pytest.approx(sorted(entry["probs"], reverse=True), abs=1e-6)
+        assert entry["object"] == "classification"
+        assert entry["label"] == entry["prediction"] == ["good", "bad", "odd"][int(np.argmax(entry["probs"]))]
+        assert [one["score"] for one in entry["predictions"]] == pytest.approx(sorted(entry["probs"], reverse=True), abs=1e-6)
+        assert entry["predictions"][0] == {"label": entry["prediction"], "score": entry["score"]}
     top = post(server, "/classify", model="moods", input="Hello", top_k=1)["data"][0]
-    assert len(top["scores"]) == 1
+    assert len(top["predictions"]) == 1
     assert len(top["probs"]) == 3
     pair = post(server, "/v1/classify", model="moods", input=[["the world", "of words"]])["data"]
     assert pair[0]["probs"] != pytest.approx(answer["data"][1]["probs"], abs=1e-4)

@@ -1,6 +1,6 @@
-"""``/v1/classify`` in the shape of vLLM, with each label's score beside.
+"""``/v1/classify`` in the shapes of vLLM and Jina at once.
 
-https://docs.vllm.ai/en/latest/models/pooling_models/
+https://docs.vllm.ai/en/latest/models/pooling_models/, https://jina.ai/classifier
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ClassifyInputs = Annotated[
 
 
 class ClassifyBody(ScoringBody):
-    """Texts, or pairs of texts, to classify. ``top_k`` bounds the labels in ``scores``; ``probs`` always has all of them."""
+    """Texts, or pairs of texts, to classify. ``top_k`` bounds the labels in ``predictions``; ``probs`` always has all of them."""
 
     input: ClassifyInputs
     top_k: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -71,11 +71,13 @@ async def classify(request: Request, body: ClassifyBody) -> Response:
     service = await classification(request, body.model)
     probabilities, tokens = await service.classify(body.input, activated=body.activated, truncation=body.truncation)
     labels = service.model.labels
-    data = [{"index": index} | _judged(row, labels, body.top_k) for index, row in enumerate(probabilities)]
+    data = [{"object": "classification", "index": index} | _judged(row, labels, body.top_k) for index, row in enumerate(probabilities)]
     return json_response(head("classify", body.model) | {"data": data, "usage": usage(tokens, service.reports_usage)})
 
 
 def _judged(row: NDArray[np.float32], labels: list[str], top: int | None) -> dict[str, Any]:
     order = np.argsort(-row, kind="stable")
-    scores = [{"label": labels[place], "score": float(row[place])} for place in order[:top]]
-    return {"label": scores[0]["label"], "probs": np.ascontiguousarray(row), "num_classes": len(labels), "scores": scores}
+    predictions = [{"label": labels[place], "score": float(row[place])} for place in order[:top]]
+    label, score = predictions[0].values()
+    vllm = {"label": label, "probs": np.ascontiguousarray(row), "num_classes": len(labels)}
+    return vllm | {"prediction": label, "score": score, "predictions": predictions}

@@ -55,13 +55,16 @@ AnyDocument = Annotated[
 
 
 class RerankBody(ScoringBody):
-    """A query and the documents to put in order. ``return_documents`` gives each result its document, which is left out otherwise."""
+    """A query and the documents to put in order. ``return_documents`` gives each result its document, which is left out otherwise.
+
+    ``max_tokens_per_doc`` is Cohere's: of each document so many tokens are read.
+    """
 
     query: RequestText
     documents: Annotated[list[AnyDocument], Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     return_documents: bool | None = None
-    max_tokens_per_doc: Annotated[int | None, unsupported()] = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     max_chunks_per_doc: Annotated[int | None, unsupported(1)] = None
     rank_fields: Annotated[Any, unsupported(["text"])] = None
     client_name: Ignored = None
@@ -73,7 +76,10 @@ class RerankBody(ScoringBody):
 async def rerank(request: Request, body: RerankBody) -> Response:
     """Answers with the documents' places in the request, the most relevant first."""
     service = await reranking(request, body.model)
-    pairs = [(body.query, document.text) for document in body.documents]
+    documents = [document.text for document in body.documents]
+    if body.max_tokens_per_doc is not None:
+        documents = await service.beginnings(documents, body.max_tokens_per_doc, param="documents")
+    pairs = [(body.query, document) for document in documents]
     scores, tokens = await service.score(pairs, retrieval=True, param="documents", activated=body.activated, truncation=body.truncation)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
     results = [

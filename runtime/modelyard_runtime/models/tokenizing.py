@@ -81,6 +81,12 @@ class TextTokenizer:
             second.truncate(other, direction=side)
         return self._encoded(self._backend.post_process(first, second))
 
+    def beginning(self, text: str, tokens: int) -> str:
+        """Returns the part of a text that its first ``tokens`` stand for, special ones not counted."""
+        cased = text.lower() if self._lower else text
+        offsets = self._backend.encode(cased, add_special_tokens=False).offsets
+        return text if len(offsets) <= tokens else cased[: offsets[tokens - 1][1]]
+
     def complete(self, ids: list[int]) -> Encoded:
         """Returns a client's token ids with the model's special tokens around them, unless they are there."""
         start, end = len(self._prefix), len(self._suffix)

@@ -76,6 +76,10 @@ class TextService(Generic[M]):
         """Returns what is going on."""
         return Load(self.limiter.working, self.limiter.waiting, by_capability=self.limiter.by_capability())
 
+    async def beginnings(self, texts: Sequence[str], tokens: int, *, param: str) -> list[str]:
+        """Returns the first ``tokens`` of each text. Raises InvalidRequest, naming ``param``, on what cannot be read."""
+        return await self._reader.beginnings(texts, tokens, param=param)
+
     async def stop(self) -> None:
         """Ends the batcher's thread and the readers'."""
         await self.batcher.stop()

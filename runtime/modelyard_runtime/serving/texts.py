@@ -38,6 +38,15 @@ class Reader:
                 raise self._too_long(index, str(len(text)), param)
         return read
 
+    async def beginnings(self, texts: Sequence[str], tokens: int, *, param: str) -> list[str]:
+        """Returns the first ``tokens`` of each text. Raises InvalidRequest, naming ``param``, when the tokenizer gives up on one."""
+
+        def cut() -> list[str]:
+            with reading(param):
+                return [self._tokenizer.beginning(text[: tokens * CHARACTERS_PER_TOKEN], tokens) for text in texts]
+
+        return await self._workers.run(cut)
+
     def _limit(self, truncation: Truncation | None) -> int:
         if truncation is None or truncation.limit is None:
             return self.max_length
