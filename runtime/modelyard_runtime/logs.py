@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import TypeVar
 
 from modelyard.api.logs import JsonFormatter
+
+T = TypeVar("T")
 
 #: The id of the request that the current task serves; empty outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -16,6 +21,11 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 def new_request_id() -> str:
     """Returns an id for a request that brings none."""
     return f"req-{uuid.uuid4().hex}"
+
+
+def in_context(work: Callable[[], T]) -> Callable[[], T]:
+    """Returns ``work`` as what belongs to the request that is served now, on whatever thread it runs."""
+    return partial(copy_context().run, work)
 
 
 class RequestFormatter(JsonFormatter):

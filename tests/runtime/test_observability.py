@@ -1,6 +1,7 @@
 """What others see of the work: metrics under both names, log lines, spans, and the id of each request everywhere."""
 
 import http.server
+import json
 import logging
 import re
 import socket
@@ -14,7 +15,12 @@ from typing import Any
 
 import httpx
 import pytest
+from modelyard_runtime.engine.base import GenerationRequest, SamplingParams
+from modelyard_runtime.engine.sequence import Sequence
+from modelyard_runtime.logs import RequestFormatter, request_id
 from modelyard_runtime.metrics import VLLM_NAMES, Exposition, Load, Metrics
+from modelyard_runtime.serving.threads import on_thread
+from modelyard_runtime.serving.workers import Workers
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from .conftest import Running, running, wait_until
@@ -126,6 +132,47 @@ def test_the_log_says_what_a_request_was(chat: Running, caplog: pytest.LogCaptur
     assert said["promptTokens"] > 0
     assert said["firstTokenSeconds"] > 0
     assert "secret" not in str(said)
+
+
+def test_lines_of_other_threads_have_the_request_s_id_too(start: Callable[..., Running]) -> None:
+    """Those of the thread that loads a model for a request, for one."""
+    server = start(lazy=True)
+    lines: list[dict[str, Any]] = []
+    with written(lines):
+        httpx.post(f"{server.url}/v1/chat/completions", json=CHAT, headers={"x-request-id": "mine"}, timeout=60)
+        wait_until(lambda: any(line["message"] == "request" for line in lines), "the line")
+    assert any(line["logger"] == "modelyard_runtime.models.loading" for line in lines)
+    assert {line.get("requestId") for line in lines} == {"mine"}
+
+
+@contextmanager
+def written(lines: list[dict[str, Any]]) -> Iterator[None]:
+    """Notes the lines that are written meanwhile, as they would be written to stderr."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(self.format(record)))
+
+    handler, logger = Notes(), logging.getLogger("modelyard_runtime")
+    handler.setFormatter(RequestFormatter())
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+async def test_threads_work_for_the_request_that_asks_them() -> None:
+    workers = Workers("test", 1, waiting=1, timeout=10)
+    for name in ("one", "two"):
+        request_id.set(name)
+        assert await workers.run(request_id.get) == name
+        assert await on_thread(request_id.get) == name
+        assert Sequence.of(GenerationRequest(name, [1], SamplingParams())).context[request_id] == name
+    workers.close()
 
 
 @pytest.mark.parametrize(

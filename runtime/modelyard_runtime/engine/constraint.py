@@ -4,6 +4,7 @@ Matchers are other people's code over input that clients send, so whatever one r
 """
 
 import logging
+from contextvars import copy_context
 
 import torch
 
@@ -20,6 +21,7 @@ class Constraint:
     def __init__(self, grammar: Grammar):
         self._grammar = grammar
         self._matcher: Matcher | None = None
+        self._context = copy_context()
         self.failure: str | None = None
 
     def mask(self, scores: torch.Tensor) -> None:
@@ -52,7 +54,7 @@ class Constraint:
         return self._matcher
 
     def _fail(self, error: Exception) -> None:
-        logger.warning("a grammar's matcher failed", exc_info=error)
+        self._context.run(logger.warning, "a grammar's matcher failed", exc_info=error)
         self.failure = f"the grammar could not be followed: {type(error).__name__}: {error}"
 
 

@@ -1,5 +1,6 @@
 """One request on its way through the engine."""
 
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams, TokenLogprob
@@ -15,7 +16,8 @@ class Sequence:
 
     ``tokens`` is prompt plus answer; ``computed`` of them have keys and values in ``slot``. The last token of ``tokens`` is never
     computed ahead: the step that computes it samples the next one. ``cached`` tokens of the prompt were found in the cache when it
-    began. A sequence that is not ``clean`` had keys or values that are no numbers: nobody may share them.
+    began. A sequence that is not ``clean`` had keys or values that are no numbers: nobody may share them. ``context`` is that of the
+    request, which lines of log about it are written in.
     """
 
     request: GenerationRequest
@@ -31,6 +33,7 @@ class Sequence:
     prompt_scores: list[TokenLogprob] = field(default_factory=list)
     speculator: Speculator = field(default_factory=Speculator)
     adapter: Adapter | None = None
+    context: Context = field(default_factory=copy_context)
 
     @classmethod
     def of(cls, request: GenerationRequest, adapter: Adapter | None = None) -> "Sequence":

@@ -96,7 +96,7 @@ class SingleEngine(ThreadedEngine[Sequence]):
 
     def _run(self) -> None:
         while (sequence := self._inbox.get()) is not None:
-            if self._wanted(sequence) and not self._answer(sequence):
+            if self._wanted(sequence) and not sequence.context.run(self._answer, sequence):
                 return
 
     def _wanted(self, sequence: Sequence) -> bool:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from modelyard_runtime.logs import in_context
+
 _THREAD = "loader"
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ async def on_thread(work: Callable[[], T]) -> T:
         else:
             tell(lambda: result.set_result(value))
 
-    threading.Thread(target=run, name=_THREAD, daemon=True).start()
+    threading.Thread(target=in_context(run), name=_THREAD, daemon=True).start()
     return await result
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from modelyard_runtime.logs import in_context
 from modelyard_runtime.serving.limiter import Limiter
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ class Workers:
     async def run(self, work: Callable[[], T]) -> T:
         """Returns what ``work`` returns, and raises what it raises; TooManyRequests or Unavailable where its turn does not come."""
         async with self._limiter.slot():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, in_context(work))
 
     def close(self) -> None:
         """Ends the threads, after what they do; what waits is dropped. Blocks."""
