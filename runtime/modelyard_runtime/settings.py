@@ -139,6 +139,12 @@ class GenerationSettings(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(default=None, description="Sampling temperature.")
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(default=None, description="Nucleus.")
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(default=None, description="Most likely tokens kept; 0 keeps all.")
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Least probability of a token that is kept, as a share of the likeliest one's; 0 keeps all."
+    )
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None = Field(
+        default=None, description="By how much tokens that were there before are less likely; 1 is not at all."
+    )
     default_max_tokens: Positive | None = Field(
         default=None, description="Longest answer, in tokens. What the context leaves (chat) or 16 (completions) when left out."
     )

@@ -108,10 +108,10 @@ def test_fields_that_most_models_leave_out_reach_the_runtime(make_model):
     model = make_model(
         model={"source": "hf://a/b", "trustRemoteCode": True},
         engine={"quantization": "int8", "adapters": [{"name": "sql", "source": "pvc://loras/sql"}, {"name": "tone", "source": "hf://a/c"}]},
-        generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "maxTokens": 64},
+        generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "minP": 0.05, "repetitionPenalty": 1.1, "maxTokens": 64, "config": "none"},
         warmup={"steps": 2, "capabilities": ["chat", "completions"], "skip": ["completions"], "memory": "1.5Gi"},
     )
-    assert container(model)["args"][-14:] == [
+    assert container(model)["args"][-17:] == [
         "--adapter=sql=file:///models/loras/sql",
         "--adapter=tone=hf://a/c",
         "--quantization=int8",
@@ -119,7 +119,10 @@ def test_fields_that_most_models_leave_out_reach_the_runtime(make_model):
         "--temperature=0.2",
         "--top-p=0.5",
         "--top-k=3",
+        "--min-p=0.05",
+        "--repetition-penalty=1.1",
         "--default-max-tokens=64",
+        "--generation-config=none",
         "--warmup=chat",
         "--warmup=completions",
         "--warmup-skip=completions",
@@ -142,11 +145,17 @@ def test_the_runtime_knows_every_flag_that_is_planned(make_model):
             "adapters": [{"name": "a", "source": "hf://a/c"}],
         },
         limits={"maxConcurrency": 1, "maxPromptTokens": 8, "maxNewTokens": 8},
-        generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "maxTokens": 64},
+        generation={"temperature": 0.2, "topP": 0.5, "topK": 3, "minP": 0.05, "repetitionPenalty": 1.1, "maxTokens": 64, "config": "none"},
         warmup={"capabilities": ["chat"], "skip": ["vision"], "memory": "512Mi"},
     )
     settings = parse(["serve", *container(model)["args"]])
     assert settings.served_model_name == "assistant"
+    assert (settings.min_p, settings.repetition_penalty, settings.generation_config) == (0.05, 1.1, "none")
+
+
+def test_what_is_left_out_of_generation_leaves_the_runtimes_defaults(make_model):
+    args = container(make_model(generation={"minP": 0}))["args"]
+    assert args[-2:] == ["--drain-timeout=1m", "--min-p=0.0"]
 
 
 def test_weights_above_a_size_in_fewer_bits(make_model):

@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 from modelyard_runtime.models.templates import TemplateRenderer
+from modelyard_runtime.serving.sampling import SamplingDefaults, sampling_defaults
 from modelyard_runtime.sources.tiny import make_chat
 from transformers import AutoTokenizer
 
@@ -324,6 +325,15 @@ def test_defaults_come_from_the_settings_then_from_the_weights_then_from_openai(
     assert len({text_of(answer) for answer in wide}) > 1
     assert {text_of(by_settings.chat.completions.create(**body, max_tokens=3, extra_body={"top_k": 1})) for _ in range(3)} == {greedy}
     assert by_none.completions.create(model="tiny-chat", prompt="Hello", extra_body={"ignore_eos": True}).usage.completion_tokens == 16
+
+
+def test_defaults_of_all_kinds(settings, tmp_path):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"min_p": 0.1, "repetition_penalty": 1.3, "top_k": 4}))
+    by_weights = sampling_defaults(tmp_path, settings())
+    assert (by_weights.min_p, by_weights.repetition_penalty, by_weights.top_k) == (0.1, 1.3, 4)
+    by_settings = sampling_defaults(tmp_path, settings(min_p=0, repetition_penalty=1))
+    assert (by_settings.min_p, by_settings.repetition_penalty, by_settings.top_k) == (0, 1, 4)
+    assert sampling_defaults(tmp_path, settings(generation_config="none", min_p=0.2)) == SamplingDefaults(min_p=0.2)
 
 
 def test_a_broken_template_fails_the_start_with_its_cause(start, tmp_path):

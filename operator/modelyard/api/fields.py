@@ -25,7 +25,8 @@ SOURCE = (
 FORMS = "hf://org/name[@revision], s3://bucket/path, gs://bucket/path, pvc://claim/path, file:///path or builtin://name"
 OWNED_FLAGS = (
     "model|served-model-name|capability|dtype|max-model-length|max-concurrent-sequences|max-concurrency|max-queue|queue-timeout|"
-    "request-timeout|max-prompt-tokens|max-new-tokens|quantization|quantize-above|trust-remote-code|adapter|temperature|top-p|top-k|default-max-tokens|"
+    "request-timeout|max-prompt-tokens|max-new-tokens|quantization|quantize-above|trust-remote-code|adapter|temperature|top-p|top-k|min-p|repetition-penalty|"
+    "default-max-tokens|generation-config|"
     "warmup|warmup-skip|warmup-steps|warmup-batch|warmup-memory|drain-timeout|host|port|metrics-port|cache-dir|model-dir|token-file|termination-log"
 )
 OWNED_LABELS = "^(modelyard[.]dev/.*|app[.]kubernetes[.]io/(name|instance|component|managed-by|version)|pod-template-hash)$"

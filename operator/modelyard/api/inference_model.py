@@ -271,7 +271,17 @@ class Generation(Part):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description="Sampling temperature.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description="Nucleus.")
     top_k: Annotated[int, Field(ge=0, le=10_000)] | None = Field(default=None, description="Most likely tokens kept; 0 keeps all.")
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Least probability of a token that is kept, as a share of the likeliest one's; 0 keeps all."
+    )
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = Field(
+        default=None, description="By how much tokens that were there before are less likely; 1 is not at all."
+    )
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(default=None, description="New tokens.")
+    config: Literal["auto", "none"] = Field(
+        default="auto",
+        description="Whether the model's generation_config.json says what requests and these fields do not; none leaves it unread.",
+    )
 
 
 class Warmup(Part):

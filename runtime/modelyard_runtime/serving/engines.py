@@ -205,6 +205,6 @@ def _brief(refusal: RuntimeFailed) -> str:
 
 def _check_defaults(settings: ServeSettings, takes: frozenset[str]) -> None:
     """Raises UnsupportedModel when requests are to get what the pipeline does not take."""
-    for name in ("temperature", "top_p", "top_k"):
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
         if getattr(settings, name) is not None and name not in takes:
             raise UnsupportedModel(f"it takes no {name}; without --{name.replace('_', '-')} it would be served")

@@ -46,6 +46,8 @@ def sampling_defaults(folder: Path, settings: GenerationSettings) -> SamplingDef
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         "top_k": settings.top_k,
+        "min_p": settings.min_p,
+        "repetition_penalty": settings.repetition_penalty,
         "max_tokens": settings.default_max_tokens,
     }
     return replace(defaults, **{name: value for name, value in asked.items() if value is not None})

@@ -75,7 +75,10 @@ def _optional(spec: InferenceModelSpec) -> list[tuple[str, object]]:
             ("temperature", generation.temperature),
             ("top-p", generation.top_p),
             ("top-k", generation.top_k),
+            ("min-p", generation.min_p),
+            ("repetition-penalty", generation.repetition_penalty),
             ("default-max-tokens", generation.max_tokens),
+            ("generation-config", None if generation.config == "auto" else generation.config),
         ]
     if warmup is not None:
         flags += [("warmup", capability.value) for capability in warmup.capabilities]
