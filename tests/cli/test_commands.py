@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from modelyard.cli import render
 
+from .conftest import manifest
+
 
 def resource(name, namespace="default", **ready):
     return {
@@ -105,6 +107,23 @@ def test_validate_lists_what_is_valid(cli):
         "spec": {"model": {"source": "builtin://tiny-chat"}},
     }))  # fmt: skip
     assert cli.run("validate", str(path)).stdout == "m.yaml: inferencemodel team/m is valid\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--host=192.0.2.1"], "the gateway cannot listen on 192.0.2.1: Cannot assign requested address. Choose another --host or --port"),
+        (["--host=no.invalid"], "the gateway cannot listen on no.invalid: "),
+        (["--state-dir=/dev/null/x"], "cannot keep state in /dev/null/x: Not a directory. Make room there, or choose another folder"),
+    ],
+)
+def test_up_says_what_it_cannot_have(cli, flags, told):
+    cli.write("m.yaml", manifest())
+    answer = cli.run("up", "m.yaml", "--once", *flags)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"modelyard: {told}")
+    assert "Unknown error" not in answer.stderr
+    assert answer.stderr.count("\n") == 1
 
 
 def test_pull_is_the_model_server_s_own_command(tmp_path):

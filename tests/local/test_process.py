@@ -6,7 +6,9 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from modelyard.local.process import LogFile, Process
 
 GRANDCHILD = """
@@ -93,4 +95,13 @@ async def test_a_line_without_end_does_not_grow_without_bound(tmp_path):
     assert await process.wait() == 0
     assert log.tail[-1] == "end"
     assert log.path.read_text().replace("\n", "") == "x" * 300_000 + "end"
+    log.close()
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/null/x.log"])
+async def test_a_log_that_cannot_be_written_holds_nothing_up(path):
+    log = LogFile(Path(path))
+    process = await Process.start([sys.executable, "-c", "for n in range(10_000): print('line', n)"], dict(os.environ), log)
+    assert await process.wait() == 0
+    assert log.tail[-1] == "line 9999"
     log.close()

@@ -1,7 +1,7 @@
 """The state directory."""
 
 import pytest
-from modelyard.local.errors import AlreadyRunning, NothingRuns
+from modelyard.local.errors import AlreadyRunning, LocalFailed, NothingRuns
 from modelyard.local.state import Instance, State, default_path
 
 INSTANCE = Instance(pid=7, url="http://127.0.0.1:8080/v1", private_url="http://127.0.0.1:9090", started=1.0, files=("/a.yaml",))
@@ -53,3 +53,20 @@ def test_what_a_crash_left_behind_is_no_instance(tmp_path):
         state.instance()
     with state.own():
         assert not (tmp_path / "logs").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(LocalFailed, match=r"cannot keep state in .*file/state: Not a directory\. .*--state-dir"),
+        State(tmp_path / "file" / "state").own(),
+    ):
+        pass
+    with pytest.raises(NothingRuns):
+        State(tmp_path / "file" / "state").instance()
+    state = State(tmp_path / "state")
+    with state.own():
+        (state.root / "models.json").mkdir()  # what a full disk does too: the new content does not take the old one's place
+        with pytest.raises(LocalFailed, match="cannot keep state"):
+            state.publish([])
+        (state.root / "models.json").rmdir()

@@ -12,7 +12,9 @@ from modelyard.local.errors import LocalFailed
 
 def command(
     words: Annotated[list[str], typer.Argument(metavar="[MODEL] TEXT", help="The question; - reads it from standard input.")],
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.", show_default=False)] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", metavar="N", min=1, help="Longest answer, in tokens.", show_default=False)
+    ] = None,
     url: Url = None,
     state_dir: StateDir = None,
 ) -> None:

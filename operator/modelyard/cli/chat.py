@@ -15,7 +15,9 @@ _INTRODUCTION = "You talk to {model}. Ctrl-C stops an answer, /new forgets the c
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="The model. Default: the first one that can chat.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The model. Default: the first one that can chat.", show_default=False)
+    ] = None,
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="What the model is told before the conversation.")] = "",
     url: Url = None,
     state_dir: StateDir = None,

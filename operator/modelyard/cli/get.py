@@ -21,7 +21,7 @@ class Output(StrEnum):
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="One model. Default: all.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="One model. Default: all.", show_default=False)] = None,
     output: Annotated[
         Output,
         typer.Option("--output", "-o", help="wide adds the engine and the reason's message, json and yaml print the whole resources."),

@@ -14,9 +14,11 @@ _POLL_SECONDS = 0.2
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="The model, or namespace/model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, or namespace/model.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, or until `modelyard up` ends.")] = False,
-    replica: Annotated[str | None, typer.Option("--replica", help="One replica, by its name or the end of it.", show_default=False)] = None,
+    replica: Annotated[
+        str | None, typer.Option("--replica", metavar="NAME", help="One replica, by its name or the end of it.", show_default=False)
+    ] = None,
     tail: Annotated[int | None, typer.Option("--tail", min=0, metavar="N", help="Begin with the last N lines.", show_default=False)] = None,
     state_dir: StateDir = None,
 ) -> None:
@@ -31,10 +33,11 @@ def command(
     state = state_of(state_dir)
     state.instance()
     namespace, _, name = model.rpartition("/")
-    if not (found := _files(state, namespace or "default", name, replica)):
-        raise LocalFailed(
-            f"there is no log of {model}{f', replica {replica}' if replica else ''}", "`modelyard get` lists the models that run"
-        )
+    found = _files(state, namespace or "default", name, replica)
+    if not found and replica and (others := _files(state, namespace or "default", name, None)):
+        raise LocalFailed(f"{model} has no replica {replica}", f"It has {', '.join(path.stem for path in others)}")
+    if not found:
+        raise LocalFailed(f"there is no log of {model}", "`modelyard get` lists the models that run")
     opened: dict[Path, BinaryIO] = {}
     try:
         _print_new(found, opened, tail)

@@ -10,7 +10,8 @@ from modelyard.local.errors import LocalFailed
 from modelyard.local.state import State, default_path
 
 Files = Annotated[
-    list[Path], typer.Argument(help="Manifests: files with one or several documents, or folders of them.", show_default=False)
+    list[Path],
+    typer.Argument(metavar="FILE", help="Manifests: files with one or several documents, or folders of them.", show_default=False),
 ]
 StateDir = Annotated[
     Path | None,
@@ -28,7 +29,7 @@ Url = Annotated[
         "--url",
         envvar="MODELYARD_URL",
         metavar="URL",
-        help="OpenAI base URL to talk to, such as a cluster's gateway. Default: the running `modelyard up`.",
+        help="OpenAI base URL to talk to, such as a cluster's gateway; $MODELYARD_API_KEY is its key. Default: the running `modelyard up`.",
         show_default=False,
     ),
 ]

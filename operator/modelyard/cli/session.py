@@ -64,7 +64,7 @@ class Session:
         self._stepped = asyncio.Condition()
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._pending: set[asyncio.Task[None]] = set()
-        self._ready = False
+        self._ready = self._unpublished = False
 
     async def run(self) -> int:
         """Serves until the work is done or a signal comes, and returns the exit code."""
@@ -203,11 +203,21 @@ class Session:
 
     def _step(self, seen: Sequence[Seen], news: Sequence[News]) -> None:
         self._seen = seen
-        self._options.state.publish(self._yard.manifests())
+        self._publish()
         self._screen.step(seen, news)
         task = asyncio.get_running_loop().create_task(self._tell())
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+
+    def _publish(self) -> None:
+        """Writes what other commands show. That it cannot be written, as on a full disk, is told once and stops no model."""
+        try:
+            self._options.state.publish(self._yard.manifests())
+            self._unpublished = False
+        except LocalFailed as failure:
+            if not self._unpublished:
+                self._screen.problem(f"`modelyard get` shows what was before: {failure}")
+            self._unpublished = True
 
     async def _tell(self) -> None:
         async with self._stepped:

@@ -16,9 +16,13 @@ Once = Annotated[
 ]
 Port = Annotated[
     int | None,
-    typer.Option("--port", envvar="MODELYARD_PORT", min=0, max=65535, help="The gateway's port. Default: 8080, or a free one."),
+    typer.Option(
+        "--port", envvar="MODELYARD_PORT", metavar="N", min=0, max=65535, help="The gateway's port. Default: 8080, or a free one."
+    ),
 ]
-Host = Annotated[str, typer.Option("--host", envvar="MODELYARD_HOST", help="The gateway's address; 0.0.0.0 lets other machines in.")]
+Host = Annotated[
+    str, typer.Option("--host", envvar="MODELYARD_HOST", metavar="ADDRESS", help="The gateway's address; 0.0.0.0 lets other machines in.")
+]
 Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Apply the manifests again when they change.")]
 Claims = Annotated[
     list[str] | None, typer.Option("--pvc", metavar="CLAIM=FOLDER", help="The folder that stands for a claim in pvc://claim/path.")

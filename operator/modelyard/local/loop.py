@@ -6,6 +6,7 @@ which looks at everything and moves each model towards its plan.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -183,4 +184,6 @@ async def _gateway(address: str, port: int | None, drain: timedelta, directory: 
     try:
         return await serve(settings, directory)
     except OSError as problem:
-        raise PortTaken(f"the gateway cannot listen on {address}: {problem.strerror}", "Choose another --host or --port") from None
+        told = problem.errno is not None and problem.errno > 0  # of a name that does not resolve it is negative
+        why = os.strerror(problem.errno) if told else problem.strerror  # asyncio's own text names the address again
+        raise PortTaken(f"the gateway cannot listen on {address}: {why}", "Choose another --host or --port") from None

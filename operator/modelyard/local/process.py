@@ -1,12 +1,14 @@
 """One run of a pod's container: a process group, its log, and its end."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
 from modelyard.local import launch
@@ -17,28 +19,35 @@ _TAIL_LINES = 20
 
 
 class LogFile:
-    """A log that keeps its newest megabytes: at the limit it becomes ``….log.1``, which replaces the one before."""
+    """A log that keeps its newest megabytes: at the limit it becomes ``….log.1``, which replaces the one before.
+
+    On a full disk the log gives way, never the process, which waits until its lines are read; ``tail`` has the last ones all the same.
+    """
 
     def __init__(self, path: Path, limit: int = _LOG_BYTES):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._limit = limit
-        self._file = path.open("ab")
+        self._file: FileIO | None = None
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, line: bytes) -> None:
         """Appends a line."""
-        if self._file.tell() + len(line) > self._limit:
-            self._file.close()
-            os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
-            self._file = self.path.open("ab")
-        self._file.write(line)
-        self._file.flush()
         self.tail.append(line.decode("utf-8", "replace").rstrip("\n"))
+        with contextlib.suppress(OSError):
+            if self._file is not None and self._file.tell() + len(line) > self._limit:
+                self.close()
+                os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+            self._file.write(line)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
 class Process:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modelyard.local.errors import AlreadyRunning, NothingRuns
+from modelyard.local.errors import AlreadyRunning, LocalFailed, NothingRuns
 
 #: A reader holds the lock for an instant; an owner that starts waits this long for it, in seconds.
 _PATIENCE = 1.0
@@ -55,10 +55,14 @@ class State:
 
     @contextlib.contextmanager
     def own(self) -> Iterator[None]:
-        """Owns the directory while the context lasts; raises AlreadyRunning."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.chmod(0o700)
-        with (self.root / "lock").open("w") as lock:
+        """Owns the directory while the context lasts; raises AlreadyRunning, or LocalFailed where nothing can be kept there."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+            file = (self.root / "lock").open("w")
+        except OSError as problem:
+            raise self._unwritable(problem) from None
+        with file as lock:
             self._lock(lock.fileno())
             self._clean(self.logs)
             try:
@@ -67,11 +71,11 @@ class State:
                 self._clean()
 
     def announce(self, instance: Instance) -> None:
-        """Tells others where this instance answers."""
+        """Tells others where this instance answers; raises LocalFailed where it cannot be written."""
         self._write("instance.json", asdict(instance))
 
     def publish(self, models: Sequence[Mapping[str, Any]]) -> None:
-        """Tells others how the models are."""
+        """Tells others how the models are; raises LocalFailed where it cannot be written."""
         self._write("models.json", list(models))
 
     def instance(self) -> Instance:
@@ -81,8 +85,10 @@ class State:
                 if self._is_free(lock.fileno()):
                     raise NothingRuns(*self._nothing())
             told = json.loads((self.root / "instance.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise NothingRuns(*self._nothing()) from None
+        except PermissionError:
+            raise LocalFailed(f"the state of `modelyard up` in {self.root} is another user's", "Ask as the user who started it") from None
         return Instance(**told | {"files": tuple(told["files"])})
 
     def models(self) -> list[dict[str, Any]]:
@@ -143,5 +149,13 @@ class State:
     def _write(self, name: str, content: object) -> None:
         """Writes as a whole: a reader sees the old file or the new one."""
         temporary = self.root / f".{name}.new"
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, self.root / name)
+        try:
+            temporary.write_text(json.dumps(content))
+            os.replace(temporary, self.root / name)
+        except OSError as problem:
+            raise self._unwritable(problem) from None
+
+    def _unwritable(self, problem: OSError) -> LocalFailed:
+        return LocalFailed(
+            f"cannot keep state in {self.root}: {problem.strerror}", "Make room there, or choose another folder with --state-dir"
+        )
