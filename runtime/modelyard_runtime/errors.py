@@ -43,7 +43,7 @@ class ArgumentsInvalid(RuntimeFailed):
     """A flag, environment variable or combination of them is wrong."""
 
     reason = Reason.ENGINE_ARGUMENTS_INVALID
-    default_remedy = "correct the flag, in a manifest spec.engine.args; modelyard-runtime serve --help lists them all"
+    default_remedy = "correct the flag (in a manifest spec.engine.args); modelyard-runtime serve --help lists them all"
 
 
 class WeightsNotFound(RuntimeFailed):
@@ -64,7 +64,7 @@ class Unauthorized(RuntimeFailed):
     """The source wants a token, or refuses the one given."""
 
     reason = Reason.UNAUTHORIZED
-    default_remedy = "set spec.model.credentialsSecret to a Secret whose key `token` may read the model"
+    default_remedy = "give a token that may read the model: --token-file, in a manifest spec.model.credentialsSecret"
 
 
 class DownloadFailed(RuntimeFailed):
@@ -79,7 +79,8 @@ class OutOfMemory(RuntimeFailed):
 
     reason = Reason.OUT_OF_MEMORY
     default_remedy = (
-        "raise spec.resources.memory (or spec.resources.gpu), or lower spec.engine.maxModelLength or spec.engine.maxConcurrentSequences"
+        "give it more memory, or lower --max-model-length or --max-concurrent-sequences (in a manifest spec.resources.memory or "
+        "spec.resources.gpu, spec.engine.maxModelLength and spec.engine.maxConcurrentSequences)"
     )
 
 
@@ -87,7 +88,7 @@ class WarmupFailed(RuntimeFailed):
     """The model was loaded, and its first forward pass failed."""
 
     reason = Reason.WARMUP_FAILED
-    default_remedy = "check that the weights are complete and that spec.engine.dtype suits the device"
+    default_remedy = "check that the weights are complete and that --dtype (spec.engine.dtype) suits the device"
 
 
 class Crashed(RuntimeFailed):

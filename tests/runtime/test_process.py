@@ -43,7 +43,7 @@ FAILED_STARTS = {
         ["serve", "--model=file:///nowhere/at/all"],
         Reason.WEIGHTS_NOT_FOUND,
         "/nowhere/at/all does not exist",
-        "model.source",
+        "check the path of the source",
     ),
     "no such token": (
         ["serve", "--model=builtin://tiny-chat", "--token-file=/nowhere/token"],

@@ -106,7 +106,7 @@ def _listed(client: Any, source: Bucket) -> list[Object]:
     base = PurePosixPath(source.bucket, source.prefix)
     found = client.find(str(base), detail=True, refresh=True)
     if not found:
-        raise WeightsNotFound(f"{source} holds no files", "check spec.model.source: s3://bucket/folder names the folder with config.json")
+        raise WeightsNotFound(f"{source} holds no files", "check the source: s3://bucket/folder names the folder with config.json")
     names = {str(PurePosixPath(key).relative_to(base)): key for key in list(found)[:_MOST_FILES] if PurePosixPath(key) != base}
     chosen = [name for name in sorted(wanted(names)) if ".." not in PurePosixPath(name).parts]
     if "config.json" not in chosen or not have_weights(chosen):
@@ -140,7 +140,7 @@ def _errors(source: Bucket) -> Iterator[None]:
     except (RuntimeFailed, Stopped):
         raise
     except FileNotFoundError as error:
-        raise WeightsNotFound(f"{source} does not exist", "check the bucket and the folder in spec.model.source") from error
+        raise WeightsNotFound(f"{source} does not exist", "check the bucket and the folder of the source") from error
     except PermissionError as error:
         raise Unauthorized(f"the store refuses {source}: {error}", _SECRETS[source.scheme]) from error
     except Exception as error:

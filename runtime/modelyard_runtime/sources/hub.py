@@ -124,17 +124,18 @@ def _hub_errors(source: Hub, token: str | None) -> Iterator[None]:
         yield
     except GatedRepoError as error:
         raise Unauthorized(
-            f"{name} is gated, and {_access(token)}", "accept its terms on the hub, and set spec.model.credentialsSecret"
+            f"{name} is gated, and {_access(token)}",
+            "accept its terms on the hub, and give that account's token: --token-file (spec.model.credentialsSecret)",
         ) from error
     except RepositoryNotFoundError as error:
         # The hub hides private repositories behind the same answer.
         if error.response.status_code in {401, 403}:
             raise Unauthorized(f"{name} does not exist or is private, and {_access(token)}") from error
         raise WeightsNotFound(
-            f"{name} does not exist", "check the name; for a private repository set spec.model.credentialsSecret"
+            f"{name} does not exist", "check the name; a private repository wants a token: --token-file (spec.model.credentialsSecret)"
         ) from error
     except RevisionNotFoundError as error:
-        raise WeightsNotFound(f"{name} has no revision {source.revision!r}", "check what follows the @ in spec.model.source") from error
+        raise WeightsNotFound(f"{name} has no revision {source.revision!r}", "check what follows the @ in the source") from error
     except HfHubHTTPError as error:
         if error.response.status_code in {401, 403}:
             raise Unauthorized(f"the hub refuses {name}: {_access(token)}") from error
