@@ -184,6 +184,6 @@ async def _gateway(address: str, port: int | None, drain: timedelta, directory: 
     try:
         return await serve(settings, directory)
     except OSError as problem:
-        told = problem.errno is not None and problem.errno > 0  # of a name that does not resolve it is negative
-        why = os.strerror(problem.errno) if told else problem.strerror  # asyncio's own text names the address again
+        number = problem.errno or 0  # asyncio's own text names the address again; of a name that does not resolve it is negative
+        why = os.strerror(number) if number > 0 else problem.strerror
         raise PortTaken(f"the gateway cannot listen on {address}: {why}", "Choose another --host or --port") from None
