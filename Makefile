@@ -21,8 +21,8 @@ CHART_CRDS := charts/modelyard/files/crds
 .PHONY: help venv quickstart check test conformance equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription bench-json-schema clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {name[++n] = $$1; told[n] = $$2; if (length($$1) > wide) wide = length($$1)} \
-	  END {for (i = 1; i <= n; i++) printf "  \033[1mmake %-" wide "s\033[0m  %s\n", name[i], told[i]}' $(MAKEFILE_LIST)
+	@if [ -t 1 ]; then on='\033[1m' off='\033[0m'; fi; awk -v on="$$on" -v off="$$off" -F ':.*## ' '/^[a-z0-9-]+:.*## / {name[++n] = $$1; told[n] = $$2; if (length($$1) > wide) wide = length($$1)} \
+	  END {for (i = 1; i <= n; i++) printf "  %smake %-" wide "s%s  %s\n", on, name[i], off, told[i]}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  TORCH_INDEX=URL takes PyTorch from that index; PyTorch's own index for processors saves gigabytes on a machine without a GPU."
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -52,6 +53,13 @@ def test_every_property_of_the_schema_has_a_default() -> None:
 def test_the_schema_refuses_what_it_does_not_list() -> None:
     objects = [SCHEMA, *(schema for schema in LISTED.values() if schema and "properties" in schema)]
     assert all(schema["additionalProperties"] is False for schema in objects)
+
+
+def test_the_schema_takes_the_defaults_and_no_namespace_without_a_name() -> None:
+    """An empty one would be no selector in the network policies, and the operator would refuse to start."""
+    jsonschema.validate(VALUES, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError, match=r"too short|non-empty"):
+        jsonschema.validate({"monitoring": {"namespace": ""}}, SCHEMA)
 
 
 def test_every_value_is_used() -> None:
