@@ -16,10 +16,10 @@ from modelyard.api.names import ENV_PREFIX, HTTP_PORT, METRICS_PORT
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from modelyard_runtime.media_settings import AudioSettings, MediaSettings
 from modelyard_runtime.setting_types import (
     AdapterText,
     Capability,
-    MediaHost,
     Port,
     Positive,
     Size,
@@ -224,6 +224,9 @@ class RequestSettings(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
         default=16 << 20, description="Largest request body, in bytes; then 413."
     )
+    max_buffered_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = Field(
+        default=512 << 20, description="Bodies in memory, of all requests, in bytes; then 503. At least the largest body."
+    )
     body_timeout: Timeout = Field(default=timedelta(seconds=30), description="Longest time to receive a body; then 408.")
     drain_timeout: Duration = Field(
         default=timedelta(seconds=60), description="Longest time that requests may take to finish after SIGTERM."
@@ -231,27 +234,6 @@ class RequestSettings(BaseModel):
     settle_time: Duration = Field(
         default=timedelta(seconds=2),
         description="Time after SIGTERM in which new requests are still served: load balancers take a moment to look away.",
-    )
-
-
-class MediaSettings(BaseModel):
-    """What images and other media of requests may be."""
-
-    media_hosts: Annotated[tuple[MediaHost, ...], NoDecode, split(",")] = Field(
-        default=(),
-        max_length=1000,
-        description=(
-            "Hosts that media may be fetched from: name, *.domain or *, at ports 80 and 443 or with :port (repeatable). "
-            "Only public addresses are asked. None when left out: clients send data: URLs."
-        ),
-    )
-    max_media_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
-        default=16 << 20, description="Largest image or other file, in bytes."
-    )
-    media_timeout: Timeout = Field(default=timedelta(seconds=10), description="Longest time to fetch one, redirects included.")
-    max_images: Annotated[int, Field(ge=1, le=1000)] = Field(default=16, description="Images of one request at most.")
-    max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = Field(
-        default=33_554_432, description="Largest image, in pixels; judged before it is decoded."
     )
 
 
@@ -282,18 +264,6 @@ class JobSettings(BaseModel):
     state_dir: Path | None = Field(
         default=None, description="Where pulls and the models that came by them are remembered. `state` in the cache when left out."
     )
-
-
-class AudioSettings(BaseModel):
-    """What recordings of requests may be."""
-
-    max_audio_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
-        default=25 << 20, description="Largest audio file, in bytes; then 413. Gateways have a bound of their own (32 MiB)."
-    )
-    max_audio_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
-        default=3600, description="Longest recording; one takes 32 KB of memory for each second, and twice that while it is decoded."
-    )
-    audio_timeout: Timeout = Field(default=timedelta(seconds=60), description="Longest time to decode one and to find speech in it.")
 
 
 class NetworkSettings(BaseModel):

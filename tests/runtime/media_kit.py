@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver
 from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.media.addresses import is_global
 from modelyard_runtime.media.media import Media
-from modelyard_runtime.settings import MediaSettings
+from modelyard_runtime.media_settings import MediaSettings
 from PIL import Image
 
 

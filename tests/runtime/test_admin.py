@@ -250,10 +250,10 @@ def test_what_is_pulled_is_not_removed_meanwhile(process, hub, tmp_path):
     again = httpx.post(f"{admin}/pulls", json={"source": "hf://org/name", "name": "again"}).json()
     assert hub.stalled.wait(60)
     assert httpx.delete(f"{admin}/models/one-more", timeout=60).status_code == 200
+    assert list((tmp_path / "cache" / "hub" / "models--org--name" / "blobs").iterdir())
     hub.go.set()
     wait_until(lambda: httpx.get(f"{admin}/pulls/{again['id']}").json()["state"] not in {"queued", "running"}, "the pull has ended")
     assert httpx.get(f"{admin}/pulls/{again['id']}").json()["state"] == "done"
-    assert list((tmp_path / "cache" / "hub" / "models--org--name" / "blobs").iterdir())
 
 
 def test_a_pull_that_could_not_be_saved_is_none(server, tmp_path):

@@ -177,6 +177,24 @@ async def test_a_closed_limiter_refuses_new_requests_and_drains_the_others():
     assert all(task.done() for task in tasks)
 
 
+def test_bodies_of_all_requests_together_are_bounded(start):
+    server = start("builtin://tiny-embed", max_body_bytes=300_000, max_buffered_bytes=300_000, max_audio_bytes=1024)
+    body = json.dumps({"model": "tiny-embed", "input": "Hello"}).encode()
+    whole = body + b" " * (200_000 - len(body))
+    head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(whole)}\r\n\r\n".encode()
+    sent = {"content": whole, "headers": {"content-type": "application/json"}}
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(head + whole[:-1])
+        wait_until(lambda: httpx.post(f"{server.url}/v1/embeddings", **sent).status_code == 503, "the first body is held")
+        refused = httpx.post(f"{server.url}/v1/embeddings", **sent)
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert refused.headers["retry-after"] == "1"
+        assert httpx.post(f"{server.url}/v1/embeddings", content=body, headers=sent["headers"]).status_code == 200, "a small one fits"
+        client.sendall(whole[-1:])
+        assert client.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: httpx.post(f"{server.url}/v1/embeddings", **sent).status_code == 200, "its memory is given back")
+
+
 def test_a_client_that_reads_nothing_is_left(start, caplog):
     """Its answer is larger than what the system's buffers take, so that it waits for the client."""
     caplog.set_level(logging.INFO)

@@ -76,6 +76,7 @@ def _guarded(
     bounded = Bounds(
         Leases(app),
         max_body_bytes=settings.max_body_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
         body_timeout=settings.body_timeout.total_seconds(),
         request_timeout=settings.request_timeout.total_seconds(),
         larger=dict.fromkeys(audio.PATHS, settings.max_audio_bytes + OVERHEAD),

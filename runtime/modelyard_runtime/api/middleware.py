@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelyard_runtime import logs
 from modelyard_runtime.api import sse
+from modelyard_runtime.api.bodies import Room, Share
 from modelyard_runtime.api.errors import error_body, error_headers, to_api_error
 from modelyard_runtime.api.ollama import lines
 from modelyard_runtime.observation import Ended, Observation, current
@@ -140,18 +141,33 @@ class Bounds:
     """Reads the body before the application runs, and ends the application when its time is over or the client is gone."""
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, body_timeout: float, request_timeout: float, larger: Mapping[str, int] | None = None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_buffered_bytes: int,
+        body_timeout: float,
+        request_timeout: float,
+        larger: Mapping[str, int] | None = None,
     ):
         """``larger`` are the bounds of paths that take files."""
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._larger = larger or {}
+        self._room = Room(max(max_buffered_bytes, max_body_bytes, *self._larger.values()))
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request. Raises ClientLeft, PayloadTooLarge, RequestTimeout or Timeout."""
-        body = await self._body(scope, receive)
+        """Serves one request. Raises ClientLeft, PayloadTooLarge, RequestTimeout, Timeout or Unavailable."""
+        share = Share(self._room)
+        try:
+            await self._serve(scope, receive, send, share)
+        finally:
+            share.give_back()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
+        body = await self._body(scope, receive, share)
         gone = asyncio.create_task(_departure(receive))
         work: asyncio.Task[None] = asyncio.create_task(self._run(scope, _replay(body, gone), send))
         try:
@@ -168,7 +184,7 @@ class Bounds:
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, share: Share) -> bytes:
         headers = dict(scope["headers"])
         declared = int(headers.get(b"content-length", b"0"))
         limit = self._larger.get(scope["path"], self._max_body_bytes)
@@ -176,16 +192,16 @@ class Bounds:
             raise _too_large(limit)
         try:
             async with asyncio.timeout(self._body_timeout):
-                return await self._read(receive, limit)
+                return await self._read(receive, limit, share)
         except TimeoutError:
             if declared > limit:
                 raise _too_large(limit) from None
             raise RequestTimeout(f"The body did not arrive within {self._body_timeout:g} s. Send it faster, or less of it.") from None
 
-    async def _read(self, receive: Receive, limit: int) -> bytes:
-        """Reads to the end even past the bound, dropping what is too much: a client that still sends would not see the answer."""
+    async def _read(self, receive: Receive, limit: int, share: Share) -> bytes:
+        """Reads to the end even past the bounds, dropping what is too much: a client that still sends would not see the answer."""
         chunks: list[bytes] = []
-        size, more = 0, True
+        size, more, kept = 0, True, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -193,12 +209,18 @@ class Bounds:
             chunk = message.get("body", b"")
             size += len(chunk)
             more = message.get("more_body", False)
-            if size <= limit:
+            kept = kept and size <= limit and share.take(len(chunk))
+            if kept:
                 chunks.append(chunk)
             else:
                 chunks.clear()
+                share.give_back()
         if size > limit:
             raise _too_large(limit)
+        if not kept:
+            raise Unavailable(
+                "This server holds as many bodies in memory as it may. Send the request again.", code="overloaded", retry_after=1
+            )
         return b"".join(chunks)
 
 

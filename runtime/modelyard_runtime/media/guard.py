@@ -20,7 +20,7 @@ from modelyard.api.errors import InvalidRequest
 from yarl import URL
 
 from modelyard_runtime.media.addresses import is_global
-from modelyard_runtime.settings import MediaSettings
+from modelyard_runtime.media_settings import MediaSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,8 @@ from PIL.Image import Image
 from modelyard_runtime.media.addresses import is_global
 from modelyard_runtime.media.guard import Guard, too_large
 from modelyard_runtime.media.images import decode
+from modelyard_runtime.media_settings import MediaSettings
 from modelyard_runtime.serving.limiter import Limiter
-from modelyard_runtime.settings import MediaSettings
 
 _AT_ONCE = 16
 _WAITING = 256
