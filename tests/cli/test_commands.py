@@ -216,7 +216,15 @@ def test_chat_says_at_once_that_a_model_will_not_do(cli, serving, model, words):
 
 def test_chat_takes_a_name_that_is_not_listed(cli, serving):
     with serving(_Server) as url:
-        assert cli.run("chat", "friend", "--url", url, stdin="").returncode == 0
+        answer = cli.run("chat", "friend", "--url", url, stdin="")
+    assert (answer.returncode, answer.stdout) == (0, "")
+
+
+def test_chat_explains_itself(cli, serving):
+    """What asks for help is not sent to the model, which this server would refuse."""
+    with serving(_Server) as url:
+        answer = cli.run("chat", "friend", "--url", url, stdin="/help\n")
+    assert (answer.returncode, answer.stdout.partition(".")[0]) == (0, "You talk to friend")
 
 
 def test_what_is_no_openai_server_is_told_as_such(cli, serving):

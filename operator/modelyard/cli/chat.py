@@ -13,6 +13,8 @@ from modelyard.local.errors import LocalFailed
 
 _INTRODUCTION = "You talk to {model}. Ctrl-C stops an answer, /new forgets the conversation, /exit or Ctrl-D leaves."
 
+_HELP = ("/help", "/?")
+
 
 def command(
     model: Annotated[
@@ -47,6 +49,8 @@ def _converse(url: str, model: str, preface: list[dict[str, str]]) -> None:
     while (text := _read(interactive)) is not None:
         if text == "/new":
             messages = list(preface)
+        elif text in _HELP:
+            print(_INTRODUCTION.format(model=model))
         elif text:
             messages.append({"role": "user", "content": text})
             if (answer := _answer(url, model, messages)) is None:
@@ -62,7 +66,8 @@ def _read(interactive: bool) -> str | None:
     try:
         text = input("> " if interactive else "").strip()
     except (EOFError, KeyboardInterrupt):
-        print()
+        if interactive:
+            print()
         return None
     return None if text in ("/exit", "/quit", "/bye") else text
 
