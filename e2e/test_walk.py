@@ -8,6 +8,7 @@ import ollama
 import pytest
 from conftest import MakeModel
 from harness import ROOT, Model, eventually, exists, get, kubectl
+from modelyard.api.names import METRICS_PORT
 from openai import NotFoundError, OpenAI
 
 CHILDREN = "deployments,services,serviceaccounts,poddisruptionbudgets,networkpolicies,pods"
@@ -96,6 +97,15 @@ def test_ollamas_client(examples: float, gateway: str, namespace: str) -> None:
         assert "completion" in (client.show("assistant").capabilities or [])
         with pytest.raises(ollama.ResponseError, match="InferenceModels"):
             client.delete("assistant")
+
+
+def test_a_replica_knows_its_limit(examples: float, namespace: str) -> None:
+    [pod] = Model(namespace, "assistant", {}).pods()
+    address = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:{METRICS_PORT}/proxy/admin/diagnostics"
+    memory = json.loads(kubectl("get", "--raw", address))["memory"]
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["memory"] == "2Gi"
+    assert memory["limit"] == 2 * 2**30
+    assert 0 < memory["available"] < memory["limit"]
 
 
 def test_a_deleted_model_leaves_nothing(make_model: MakeModel, openai: OpenAI) -> None:

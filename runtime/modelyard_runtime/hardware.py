@@ -6,36 +6,22 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+from modelyard import cgroup
 
-_CGROUP = Path("/sys/fs/cgroup")
 #: Rounds that PyTorch's threads spin on shared cores before they sleep.
 SPINS = "10000"
 
 
 def available_memory() -> int:
     """Returns the bytes that this process can still take: the machine's, or the control group's where that is less."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = _number("memory.max"), _number("memory.current")
-    if limit is None or used is None:
-        return free
-    return max(0, min(free, limit - used + _reclaimable()))
+    free, bound = int(psutil.virtual_memory().available), cgroup.memory()
+    return free if bound is None else min(free, bound.free)
 
 
 def memory_limit() -> int:
     """Returns the bytes that this process may use in all: the machine's, or the control group's where that is less."""
-    limit = _number("memory.max")
-    return _memory() if limit is None else min(_memory(), limit)
-
-
-@cache
-def _memory() -> int:
-    """Returns the machine's memory in bytes: asked once, for a process that has no file left to open cannot ask."""
-    return int(psutil.virtual_memory().total)
-
-
-def limit_is_hidden() -> bool:
-    """Returns whether this is a pod whose memory limit cannot be read, as under control groups of version 1."""
-    return "KUBERNETES_SERVICE_HOST" in os.environ and not _text("memory.max")
+    total, bound = int(psutil.virtual_memory().total), cgroup.memory()
+    return total if bound is None else min(total, bound.limit)
 
 
 def usable_cores() -> int:
@@ -46,9 +32,9 @@ def usable_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     logical, physical = psutil.cpu_count(logical=True) or allowed, psutil.cpu_count(logical=False) or allowed
     cores = max(1, allowed * physical // logical)
-    quota = _text("cpu.max").split()
-    if len(quota) == 2 and quota[0] != "max":
-        cores = min(cores, max(1, math.ceil(int(quota[0]) / int(quota[1]))))
+    quota = cgroup.cores()
+    if quota is not None:
+        cores = min(cores, max(1, math.ceil(quota)))
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, max(1, int(asked))) if asked.isdigit() else cores
 
@@ -96,7 +82,7 @@ def has_own_cores() -> bool:
     if not hasattr(os, "sched_getaffinity"):
         return False
     bound = len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
-    return bound and _text("cpu.max").split()[:1] in ([], ["max"])
+    return bound and cgroup.cores() is None
 
 
 def has_matrix_units() -> bool:
@@ -118,21 +104,3 @@ def _processor(*names: str) -> str:
         return ""
     found = next((line for line in lines if line.startswith(names)), "")
     return found.partition(":")[2].strip()
-
-
-def _reclaimable() -> int:
-    """Bytes of page cache that the control group counts as used and gives up on demand."""
-    fields = dict(line.split() for line in _text("memory.stat").splitlines() if line.count(" ") == 1)
-    return int(fields.get("inactive_file", 0))
-
-
-def _number(name: str) -> int | None:
-    text = _text(name).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _text(name: str) -> str:
-    try:
-        return (_CGROUP / name).read_text()
-    except OSError:
-        return ""

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from modelyard.gateway.poll import BusyPoll, cpu_is_limited
+from modelyard.gateway.poll import BusyPoll
 from modelyard.gateway.settings import GatewaySettings
 
 BOUND = 0.0002
@@ -76,14 +76,6 @@ async def test_a_pause_is_not_held_against_what_follows():
 async def test_a_single_request_does_not_begin_it():
     poll, _ = await served_every(BOUND / 100, requests=1)
     assert not poll.polling
-
-
-@pytest.mark.parametrize(("text", "limited"), [("max 100000\n", False), ("50000 100000\n", True), (None, False)])
-def test_a_cpu_limit_is_read_from_the_control_group(tmp_path, text, limited):
-    file = tmp_path / "cpu.max"
-    if text is not None:
-        file.write_text(text)
-    assert cpu_is_limited(file) is limited
 
 
 def test_the_setting_is_bounded():

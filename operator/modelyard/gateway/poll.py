@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter
 
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 #: How much one gap moves the mean of the gaps.
 _SHARE = 1 / 8
 
@@ -65,11 +63,3 @@ class BusyPoll:
             self._loop.call_soon(self._turn)
         else:
             self.polling = False
-
-
-def cpu_is_limited(cpu_max: Path = _CPU_MAX) -> bool:
-    """Returns whether this container has a CPU limit, which polling would use up: its quota in control groups of version 2 is a number."""
-    try:
-        return not cpu_max.read_text().startswith("max")
-    except OSError:
-        return False

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 
+from modelyard import cgroup
 from modelyard.api.errors import ApiError, BadGateway, InternalError, Unavailable
 from modelyard.gateway import routes
 from modelyard.gateway.access_log import AccessLog
@@ -18,7 +19,7 @@ from modelyard.gateway.errors import ClientClosed, Draining, UpstreamFailed
 from modelyard.gateway.exchange import Exchange
 from modelyard.gateway.metrics import GatewayStats
 from modelyard.gateway.model_name import read_wanted, wanted_at_once
-from modelyard.gateway.poll import BusyPoll, cpu_is_limited
+from modelyard.gateway.poll import BusyPoll
 from modelyard.gateway.reader import Limits
 from modelyard.gateway.settings import GatewaySettings
 
@@ -40,7 +41,7 @@ class Service:
         self.connections: set[Downstream] = set()
         self.draining = False
         self.closing = False
-        bound = 0.0 if cpu_is_limited() else settings.busy_poll_microseconds / 1e6
+        bound = 0.0 if cgroup.cores() is not None else settings.busy_poll_microseconds / 1e6
         self.poll = BusyPoll(bound, os.cpu_count() or 1, asyncio.get_running_loop())
         self._idle = asyncio.Event()
         self.access_log = access_log

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import linear as plain_product
 from torch.nn.functional import pad
 
-from modelyard_runtime.hardware import available_memory, is_intel, limit_is_hidden
+from modelyard_runtime.hardware import available_memory, is_intel
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _MKL_ROWS = 256
 #: Rows up to which weights of 16 bits are faster.
 _FEW_ROWS = 12
 #: Share of the memory available that copies of all layers may take: a container that just holds a model has none.
-_COPIES = 0.1
+_COPIES = 0.2
 #: Largest change of a layer's weights in 16 bits, of their norm: four times float32's rounding. Weights made in 32 bits change by 1e-4.
 _LOST = 4 * torch.finfo(torch.float32).eps
 
@@ -131,7 +131,7 @@ def pack(model: nn.Module, kind: type[PackedLinear]) -> int:
     """
     right: dict[tuple[int, int], bool] = {}
     count, copies = 0, 0
-    spare = 0 if limit_is_hidden() else available_memory() * _COPIES
+    spare = available_memory() * _COPIES
     plenty = 2 * sum(part.weight.numel() for part in model.modules() if type(part) is nn.Linear) <= spare
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
