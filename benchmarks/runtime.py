@@ -23,7 +23,8 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import aiohttp
+import orjson
 from runtime_peers import (
     QWEN,
     SMOLLM2,
@@ -69,27 +70,28 @@ def prompt() -> str:
     return f"Story {number}: write a long one about {SUBJECTS[number % len(SUBJECTS)]}. {BACKGROUND}"
 
 
-async def wait_ready(client: httpx.AsyncClient, path: str, limit: float = 300) -> None:
+async def wait_ready(client: aiohttp.ClientSession, path: str, limit: float = 300) -> None:
     """Returns once the server answers 200. Raises TimeoutError after ``limit`` seconds."""
     async with asyncio.timeout(limit):
         while True:
             try:
-                if (await client.get(path)).status_code == 200:
-                    return
-            except httpx.TransportError:
+                async with client.get(path) as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
                 pass
             await asyncio.sleep(0.2)
 
 
-async def events(client: httpx.AsyncClient, body: dict[str, object]) -> AsyncIterator[dict[str, object]]:
-    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+async def events(client: aiohttp.ClientSession, body: dict[str, object]) -> AsyncIterator[dict[str, object]]:
+    async with client.post("/v1/chat/completions", json=body) as response:
         response.raise_for_status()
-        async for line in response.aiter_lines():
-            if line.startswith("data: {"):
-                yield json.loads(line[6:])
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                yield orjson.loads(line[6:])
 
 
-async def answer(client: httpx.AsyncClient, model: str, new_tokens: int, into: Measured) -> int:
+async def answer(client: aiohttp.ClientSession, model: str, new_tokens: int, into: Measured) -> int:
     """Streams one answer and adds its times; returns its tokens. A server that does not count them sends one with each event."""
     body = {"model": model, "messages": [{"role": "user", "content": prompt()}], "max_tokens": new_tokens, "temperature": 0.0}
     started = last = time.perf_counter()
@@ -105,7 +107,7 @@ async def answer(client: httpx.AsyncClient, model: str, new_tokens: int, into: M
     return seen if counted is None else counted
 
 
-async def turn(server: Running, client: httpx.AsyncClient, concurrency: int, into: Measured, *, requests: int, new_tokens: int) -> None:
+async def turn(server: Running, client: aiohttp.ClientSession, concurrency: int, into: Measured, *, requests: int, new_tokens: int) -> None:
     """Has ``concurrency`` clients send ``requests`` each, one after another, while the other servers are paused."""
 
     async def one() -> int:
@@ -148,9 +150,9 @@ def generator(folder: Path) -> Iterator[Generator]:
 
 
 @asynccontextmanager
-async def client_of(port: int) -> AsyncIterator[httpx.AsyncClient]:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False, limits=limits) as client:
+async def client_of(port: int) -> AsyncIterator[aiohttp.ClientSession]:
+    address, timeout = f"http://127.0.0.1:{port}", aiohttp.ClientTimeout(total=600)
+    async with aiohttp.ClientSession(address, connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as client:
         yield client
 
 
