@@ -1,5 +1,6 @@
 """Packing, masks and slots, by properties."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,9 +68,10 @@ def plainly(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return torch.stack(out)
 
 
-def test_memory_on_demand_is_zero_and_writable() -> None:
+@pytest.mark.parametrize("large_pages", [False, True])
+def test_memory_on_demand_is_zero_and_writable(large_pages: bool) -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        tensor = Elastic((2, 3, 1000), dtype).tensor
+        tensor = Elastic((2, 3, 1000), dtype, large_pages=large_pages).tensor
         assert tensor.dtype == dtype
         assert not tensor.any()
         tensor[1, 2, 999] = 1
