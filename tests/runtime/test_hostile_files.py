@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ def pattern(text: str) -> Change:
     return changed("tokenizer.json", pre_tokenizer={"type": "Split", "pattern": {"Regex": text}, "behavior": "Isolated", "invert": False})
 
 
+def doubling(part: str) -> Change:
+    """Returns what makes a rule of a tokenizer double a letter seven times."""
+    rule = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
+    return changed("tokenizer.json", **{part: {"type": "Sequence", f"{part}s": [rule] * 7}})
+
+
+def crowded(folder: Path) -> None:
+    """Makes a tokenizer put ten thousand tokens before each text."""
+    special = {"X": {"id": "X", "ids": [1] * 100, "tokens": ["a"] * 100}}
+    pieces = [{"SpecialToken": {"id": "X", "type_id": 0}}] * 100
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "single": [*pieces, text], "pair": [text, text], "special_tokens": special}
+    changed("tokenizer.json", post_processor={"type": "Sequence", "processors": [template]})(folder)
+
+
 WRONG_MODULE = b'[{"type": "sentence_transformers.models.Pooling", "path": "../../other"}]'
 HUGE = tensors(a={"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]})
 
@@ -82,6 +98,15 @@ ROWS: dict[str, tuple[str, Change, str, str]] = {
     "config-quantised": ("tiny-chat", changed("config.json", quantization_config=5), "UnsupportedModel", "config-quantised"),
     "generation-list": ("tiny-chat", written("generation_config.json", b"[]"), "UnsupportedModel", "generation-list"),
     "generation-end": ("tiny-chat", written("generation_config.json", b'{"eos_token_id": ["a"]}'), "UnsupportedModel", "generation-end"),
+    "normalizer-doubles": ("tiny-embed", doubling("normalizer"), "UnsupportedModel", "its normalizer makes texts more than 64 times"),
+    "normalizer-nested": ("tiny-chat", changed("tokenizer.json", normalizer={"normalizers": [{"normalizers": [
+                          {"pattern": {"Regex": ""}, "content": "e" * 64}]}]}), "UnsupportedModel", "its normalizer makes"),
+    "normalizer-map": ("tiny-chat", changed("tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap":
+                       b64encode(bytes(4) + b"Q" * 9999 + b"\0").decode()}), "UnsupportedModel", "its normalizer makes"),
+    "decoder-doubles": ("tiny-chat", doubling("decoder"), "UnsupportedModel", "its decoder makes texts more than 64 times"),
+    "processor-adds": ("tiny-chat", crowded, "UnsupportedModel", "adds more than 4096 tokens"),
+    "vocabulary-long": ("tiny-chat", changed("tokenizer.json", **{f"model__vocab__{'Q' * 5000}": 5}), "UnsupportedModel",
+                        "longer than 4096 characters"),
     "weights-cut": ("tiny-chat", lambda folder: written("model.safetensors", (folder / "model.safetensors").read_bytes()[:5000])(folder),
                     "WeightsNotFound", "are damaged"),
     "weights-empty": ("tiny-embed", written("model.safetensors", b""), "WeightsNotFound", "are damaged"),

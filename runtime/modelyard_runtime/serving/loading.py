@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.growth import check_growth
 from modelyard_runtime.panics import Panicked, caught
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.serving.detection import capabilities_of, family_for
@@ -110,6 +111,7 @@ def _load(found: Found, settings: ServeSettings, report: Report) -> Any:
     """Raises _Damaged for what is no safetensors file, whether the family says so itself or leaves it to the library's error."""
     try:
         with _understood(found.folder):
+            check_growth(found.folder)
             model = found.module.load(found.folder, settings, found.capabilities, report)
     except (SafetensorError, WeightsNotFound) as error:
         damage = error if isinstance(error, SafetensorError) else error.__cause__
