@@ -84,13 +84,18 @@ def own(name: str) -> Declared:
 
 
 @asynccontextmanager
-async def served(loaded: LoadedModel, pipeline: TextPipeline, **bounds: Any) -> AsyncIterator[tuple[PipelineEngine, ChatModel]]:
-    engine = PipelineEngine(loaded, pipeline, EngineSettings(**{"max_model_length": 256, **bounds}))
+async def served(
+    loaded: LoadedModel, pipeline: TextPipeline, timeout: float | None = None
+) -> AsyncIterator[tuple[PipelineEngine, ChatModel]]:
+    """An engine that is warm, unless its calls are to take longer than ``timeout`` seconds, which warm-up may too."""
+    bounds = {} if timeout is None else {"step_timeout": timeout}
+    engine = PipelineEngine(loaded, pipeline, EngineSettings(max_model_length=256, **bounds))
     chat = ChatModel(engine, loaded.tokenizer)
     deaths: list[EngineFailed] = []
     engine.start(deaths.append)
     try:
-        await engine.warm_up()
+        if timeout is None:
+            await engine.warm_up()
         yield engine, chat
     finally:
         chat.close()
@@ -203,12 +208,40 @@ async def test_a_call_that_fails_fails_alone_and_a_broken_pipeline_is_the_end(fo
 
 async def test_a_call_that_does_not_end_is_noticed(folder: Path, loaded: LoadedModel) -> None:
     repeater, held = make_pipeline(folder, own("Repeater"), loaded), threading.Event()
-    async with served(loaded, repeater, step_timeout=0.3) as (engine, chat):
+    async with served(loaded, repeater, timeout=0.3) as (engine, chat):
         repeater.pipeline.said = lambda text: held.wait(60) and text
         with pytest.raises(EngineFailed, match="did not end within"):
             await said(chat, request(loaded, temperature=1.0))
         held.set()
         assert engine.failure is not None
+
+
+async def test_pipelines_of_two_models_take_turns_and_the_dead_have_none(folder: Path, loaded: LoadedModel) -> None:
+    another = load_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None, plain=True)
+    first, second = make_pipeline(folder, own("Writer"), loaded), make_pipeline(folder, own("Writer"), another)
+    seeded = request(loaded, temperature=1.7, seed=3, max_tokens=8)
+    async with served(loaded, first) as (_, one), served(another, second) as (_, two):
+        alone = await said(one, seeded)
+        assert await asyncio.gather(*(said(chat, seeded) for chat in (one, two) for _ in range(5))) == [alone] * 10
+        third = load_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None, plain=True)
+        repeater, held, began = make_pipeline(folder, own("Repeater"), third), threading.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        async with served(third, repeater, timeout=0.3) as (stuck, three):
+
+            def holds(text: str) -> str:
+                loop.call_soon_threadsafe(began.set)
+                held.wait(60)
+                return text
+
+            repeater.pipeline.said = holds
+            hanging = asyncio.create_task(said(three, request(loaded, temperature=1.0)))
+            await began.wait()
+            assert await said(one, seeded) == alone
+            assert stuck.failure is not None
+            with pytest.raises(EngineFailed, match="did not end within"):
+                await hanging
+            held.set()
+        assert await said(two, seeded) == alone
 
 
 @pytest.mark.parametrize(

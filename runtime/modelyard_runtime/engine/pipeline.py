@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,7 @@ from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.single import SingleEngine
 from modelyard_runtime.engine.throttle import is_out_of_memory
+from modelyard_runtime.engine.turn import Turn
 from modelyard_runtime.models.loading import LoadedModel
 from modelyard_runtime.models.pipelines import TextPipeline
 from modelyard_runtime.models.wording import Wording
@@ -48,7 +48,7 @@ _BY_TOKEN: dict[str, tuple[str, Any]] = {
 _NEUTRAL = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 _SAMPLED = ("temperature", "top_p", "top_k", "min_p")
 #: The generator that seeds are for is the process's own: one pipeline draws from it at a time.
-_RANDOM = threading.Lock()
+_RANDOM = Turn()
 
 
 class PipelineEngine(SingleEngine):
@@ -87,7 +87,7 @@ class PipelineEngine(SingleEngine):
     def _answered(self, sequence: Sequence, prompt: str) -> str:
         """Returns what the pipeline says, nothing when nobody wants it any more. Raises RequestFailed when only this request fails."""
         try:
-            with self._alone(), self._followed(sequence):
+            with self._alone(sequence), self._followed(sequence):
                 _seed(sequence.sampling.seed)
                 return self._pipeline.answer(prompt, _wishes(sequence.sampling))
         except _Unwanted:
@@ -110,11 +110,13 @@ class PipelineEngine(SingleEngine):
             self._publish(sequence, TokenEvent(None, reason))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Waits for pipelines of other models, as long as these take: each has a watchdog of its own."""
+    def _alone(self, sequence: Sequence) -> Iterator[None]:
+        """Waits for pipelines of other models, as long as these live: each has a watchdog of its own. Raises _Unwanted."""
         self._watchdog.touch(math.inf)
-        with _RANDOM:
+        with _RANDOM.taken(self, lambda: self._wanted(sequence)) as mine:
             self._watchdog.touch()
+            if not mine:
+                raise _Unwanted
             yield
 
     @contextmanager
