@@ -85,16 +85,16 @@ def own(name: str) -> Declared:
 
 @asynccontextmanager
 async def served(
-    loaded: LoadedModel, pipeline: TextPipeline, timeout: float | None = None
+    loaded: LoadedModel, pipeline: TextPipeline, longest: float | None = None
 ) -> AsyncIterator[tuple[PipelineEngine, ChatModel]]:
-    """An engine that is warm, unless its calls are to take longer than ``timeout`` seconds, which warm-up may too."""
-    bounds = {} if timeout is None else {"step_timeout": timeout}
+    """An engine that is warm, unless its calls are to take longer than ``longest`` seconds, which warm-up may too."""
+    bounds = {} if longest is None else {"step_timeout": longest}
     engine = PipelineEngine(loaded, pipeline, EngineSettings(max_model_length=256, **bounds))
     chat = ChatModel(engine, loaded.tokenizer)
     deaths: list[EngineFailed] = []
     engine.start(deaths.append)
     try:
-        if timeout is None:
+        if longest is None:
             await engine.warm_up()
         yield engine, chat
     finally:
@@ -208,7 +208,7 @@ async def test_a_call_that_fails_fails_alone_and_a_broken_pipeline_is_the_end(fo
 
 async def test_a_call_that_does_not_end_is_noticed(folder: Path, loaded: LoadedModel) -> None:
     repeater, held = make_pipeline(folder, own("Repeater"), loaded), threading.Event()
-    async with served(loaded, repeater, timeout=0.3) as (engine, chat):
+    async with served(loaded, repeater, longest=0.3) as (engine, chat):
         repeater.pipeline.said = lambda text: held.wait(60) and text
         with pytest.raises(EngineFailed, match="did not end within"):
             await said(chat, request(loaded, temperature=1.0))
@@ -226,7 +226,7 @@ async def test_pipelines_of_two_models_take_turns_and_the_dead_have_none(folder:
         third = load_causal_lm(folder, dtype="float32", device="cpu", progress=lambda fraction: None, plain=True)
         repeater, held, began = make_pipeline(folder, own("Repeater"), third), threading.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
-        async with served(third, repeater, timeout=0.3) as (stuck, three):
+        async with served(third, repeater, longest=0.3) as (stuck, three):
 
             def holds(text: str) -> str:
                 loop.call_soon_threadsafe(began.set)
