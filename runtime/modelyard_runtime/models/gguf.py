@@ -128,6 +128,10 @@ def _explained(gguf_file: Path) -> Iterator[None]:
         raise OutOfMemory(f"converting {gguf_file.name} needs more memory than there is") from error
     except (struct.error, IndexError) as error:
         raise WeightsNotFound(f"{gguf_file} ends too early: {error}", "check that it was downloaded whole") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise WeightsNotFound(f"{gguf_file} is no whole GGUF file: {error}", "check that it was downloaded whole") from error
     except (ValueError, KeyError, RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{gguf_file.name} cannot be converted: {type(error).__name__}: {error}") from error
     finally:

@@ -22,6 +22,9 @@ from modelyard_runtime.speech.base import (
     Task,
     Word,
 )
+from modelyard_runtime.speech.converted import check_config
+
+_REMEDY = "convert the model again, or fetch it again"
 
 
 class FasterWhisper:
@@ -45,13 +48,16 @@ class FasterWhisper:
                 cpu_threads=usable_cores(),
                 local_files_only=True,
             )
+        except UnicodeDecodeError as error:
+            raise UnsupportedModel(f"model.bin of {folder.name} cannot be read", _REMEDY) from error
         except ValueError as error:
             raise ArgumentsInvalid(f"CTranslate2 cannot serve {folder.name} so: {error}", "check --device and --dtype") from error
         except RuntimeError as error:
             if "out of memory" in str(error):
                 raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
             cause = f"{folder.name} cannot be loaded by CTranslate2: {error}"
-            raise UnsupportedModel(cause, "convert the model again, or fetch it again") from error
+            raise UnsupportedModel(cause, _REMEDY) from error
+        check_config(folder)
         self._beams = beams
         self.languages = tuple(self._model.supported_languages)
 

@@ -127,6 +127,35 @@ def test_ctranslate2_has_an_openmp_library_of_its_own(tmp_path):
     assert all("ctranslate2.libs/libgomp" in line for line in bound)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"alignment_heads": [[99, 99]]}, "alignment_heads"),
+        ({"alignment_heads": [[0, 2]]}, "layers of 2 heads"),
+        ({"alignment_heads": [[-1, 0]]}, "alignment_heads"),
+        ({"alignment_heads": []}, "alignment_heads"),
+        ({"alignment_heads": "x"}, "alignment_heads"),
+        ({"suppress_ids": [1 << 30]}, "suppress_ids"),
+        ({"suppress_ids_begin": [-7]}, "suppress_ids_begin"),
+        ({"lang_ids": ["en"]}, "lang_ids"),
+    ],
+)
+def test_a_config_that_would_lead_ctranslate2_past_its_memory_is_refused(converted, tmp_path, changes, words):
+    folder = shutil.copytree(converted, tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
+    with pytest.raises(UnsupportedModel, match=words):
+        FasterWhisper(folder, device="cpu", dtype="auto", beams=1)
+
+
+def test_a_damaged_file_of_ctranslate2s_is_named(converted, tmp_path):
+    folder = shutil.copytree(converted, tmp_path / "model")
+    whole = (converted / "model.bin").read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:4] + b"\xff\xff\xff\x7f" + whole[8:], b"\xff" * 1000):
+        (folder / "model.bin").write_bytes(damaged)
+        with pytest.raises(UnsupportedModel, match="model"):
+            FasterWhisper(folder, device="cpu", dtype="auto", beams=1)
+
+
 def test_what_cannot_be_loaded_says_why(whisper, converted, tmp_path, monkeypatch):
     def load(source, without, **changes):
         folder = tmp_path / f"{source.name}-{len(list(tmp_path.iterdir()))}"
