@@ -72,3 +72,10 @@ def test_bad_values_of_devices_are_named(flag):
 def test_bad_values_are_named(flag):
     with pytest.raises(ArgumentsInvalid, match=flag.split("=", 1)[0]):
         parse(["serve", "builtin://tiny-chat", flag])
+
+
+def test_a_length_that_the_model_does_not_have_is_told(start, caplog):
+    """It is no reason to refuse: the flag may be meant for other models of the server."""
+    server = start(max_model_length=9999)
+    longest = httpx.get(f"{server.url}/v1/models/{server.name}").json()["max_model_len"]
+    assert f"--max-model-length=9999 is more than this model takes; requests have {longest} tokens" in caplog.text

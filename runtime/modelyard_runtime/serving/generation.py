@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 from copy import copy
@@ -45,6 +46,8 @@ from modelyard_runtime.settings import ServeSettings
 
 if TYPE_CHECKING:
     from modelyard_runtime.serving.sight import Sight
+
+logger = logging.getLogger(__name__)
 
 #: What requests may always set in a chat template.
 _TEMPLATE_VARIABLES = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
@@ -116,6 +119,9 @@ def load_adapter(engine: TransformersEngine, name: str, source: str, settings: S
 
 def serve(loaded: LoadedChat, context: Context) -> GenerationService:
     """Starts the engine and makes its service."""
+    longest, asked = loaded.model.engine.max_model_length, context.settings.max_model_length
+    if asked is not None and asked > longest:
+        logger.warning("--max-model-length=%d is more than this model takes; requests have %d tokens", asked, longest)
     loaded.model.engine.start(context.on_death)
     return GenerationService(loaded, context)
 
