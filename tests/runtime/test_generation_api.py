@@ -140,6 +140,21 @@ def test_what_a_stop_string_cuts_off_has_no_log_probability(client):
     assert "".join(entry.token for entry in answer.choices[0].logprobs.content[:-1]) in text_of(answer)
 
 
+# Stop strings
+
+
+def test_sixteen_stop_strings_hold_in_a_stream_across_its_chunks(client):
+    """The first one in the text wins, wherever chunks begin and end, and nothing of it is streamed."""
+    asked = {**ASK, **SAMPLED, "max_tokens": 40}
+    whole = text_of(client.chat.completions.create(**asked))
+    for at in (3, 9, 17):
+        stops = [*(f"never said {number}" for number in range(15)), whole[at : at + 7]]
+        said = whole[: min(whole.find(stop) for stop in stops if stop in whole)]
+        chunks = list(client.chat.completions.create(**asked, stop=stops, stream=True))
+        assert joined(chunks) == text_of(client.chat.completions.create(**asked, stop=stops)) == said
+        assert chunks[-1].choices[0].finish_reason == "stop"
+
+
 # Bias, penalties, bounds
 
 
@@ -151,6 +166,13 @@ def test_bias_forces_and_bans(client, tokenizer):
     banned = tokenizer(best, add_special_tokens=False)["input_ids"]
     answer = client.chat.completions.create(**{**ASK, "max_tokens": 1}, temperature=0, logit_bias={str(banned[0]): -100})
     assert not text_of(answer).startswith(best)
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_penalties_make_more_words_of_an_answer(client, name):
+    asked = {**ASK, "temperature": 0, "max_tokens": 40}
+    bare, held = (text_of(client.chat.completions.create(**asked, **{name: penalty})) for penalty in (0.0, 2.0))
+    assert len(set(held.split())) > len(set(bare.split()))
 
 
 def test_answers_go_past_their_end_on_demand(client):
@@ -206,6 +228,21 @@ def test_template_variables_are_for_those_that_are_allowed(client, start):
     assert answer.choices[0].finish_reason
     allowing = strict(start(chat_template_kwargs="style"))
     assert allowing.chat.completions.create(**ASK, extra_body={"chat_template_kwargs": {"style": "brief"}}).usage
+
+
+def test_template_variables_reach_the_template(start, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    make_chat(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    said = "{% if enable_thinking %}Think about it first.{% endif %}{{ style }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": config["chat_template"] + said}))
+    client = strict(start(f"file://{folder}", served_model_name="tiny-chat", chat_template_kwargs="style"))
+
+    def read(**variables):
+        return client.chat.completions.create(**ASK, extra_body={"chat_template_kwargs": variables}).usage.prompt_tokens
+
+    assert read(enable_thinking=False) < read(enable_thinking=True) < read(enable_thinking=True, style="In verse.")
 
 
 # Accounts

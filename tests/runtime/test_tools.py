@@ -174,6 +174,53 @@ def test_calls_in_each_writing(settings: Callable[..., ServeSettings], style: st
         assert client.chat.completions.create(model=server.name, messages=history, tools=[WEATHER, CLOCK], max_tokens=2).choices
 
 
+@pytest.mark.parametrize("style", ["hermes", "llama3", "mistral", "harmony", "json"])
+def test_whatever_a_model_writes_is_streamed_as_it_is_answered_whole(settings: Callable[..., ServeSettings], style: str) -> None:
+    """Random text, with calls that are begun and never end, that are cut, that are forced, and none; with log probabilities and choices."""
+    with running(settings("builtin://tiny-chat", tool_parser=style)) as server:
+        client = server.openai()
+        for seed in range(12):
+            ask: dict[str, Any] = {
+                "model": server.name,
+                "messages": HELLO,
+                "tools": [WEATHER, CLOCK],
+                "seed": seed,
+                "logprobs": True,
+                "n": 2,
+            }
+            ask |= {
+                "max_tokens": (6, 60, 200)[seed % 3],
+                "temperature": (0, 1.4)[seed % 2],
+                "tool_choice": ("auto", "required")[seed % 4 > 1],
+            }
+            whole = client.chat.completions.create(**ask)
+            assert gathered(client.chat.completions.create(**ask, stream=True)) == [
+                (
+                    choice.message.content or "",
+                    [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or ()],
+                    [entry.token for entry in choice.logprobs.content],
+                    choice.finish_reason,
+                )
+                for choice in whole.choices
+            ]
+
+
+def gathered(chunks: Any) -> list[tuple[str, list[tuple[str, str]], list[str], str]]:
+    """Returns content, calls, tokens and reason of the end of each of a stream's two choices."""
+    content, calls, tokens, ends = ["", ""], [dict[int, list[str]](), {}], [list[str](), []], ["", ""]
+    for chunk in chunks:
+        for choice in chunk.choices:
+            at = choice.index
+            content[at] += choice.delta.content or ""
+            for part in choice.delta.tool_calls or ():
+                assert part.index in {len(calls[at]) - 1, len(calls[at])}, "calls come one after the other"
+                call = calls[at].setdefault(part.index, [part.function.name, ""])
+                call[1] += part.function.arguments or ""
+            tokens[at] += [entry.token for entry in choice.logprobs.content] if choice.logprobs else []
+            ends[at] = choice.finish_reason or ends[at]
+    return [(content[at], [(name, text) for name, text in calls[at].values()], tokens[at], ends[at]) for at in range(2)]
+
+
 def schema_of(name: str) -> dict[str, Any]:
     return WEATHER["function"]["parameters"] if name == "get_weather" else {"type": "object", "maxProperties": 0}
 
