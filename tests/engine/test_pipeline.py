@@ -1,7 +1,6 @@
 """The engine over a pipeline class that comes with the weights: what it takes, what it says, and how its requests end."""
 
 import asyncio
-import json
 import shutil
 import threading
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from modelyard_runtime.engine.pipeline import PipelineEngine
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel
 from modelyard_runtime.models.chat import ChatModel
-from modelyard_runtime.models.declared import Declared, declared, declared_in
+from modelyard_runtime.models.declared import Declared, declared
 from modelyard_runtime.models.loading import LoadedModel, load_causal_lm
 from modelyard_runtime.models.pipelines import TextPipeline, make_pipeline, model_class
 from modelyard_runtime.models.wording import Wording
@@ -259,7 +258,7 @@ def test_what_is_no_text_pipeline_is_refused(folder: Path, loaded: LoadedModel, 
         make_pipeline(folder, own(name), loaded)
 
 
-def test_what_config_json_names(tmp_path: Path) -> None:
+def test_what_config_json_names() -> None:
     entry = {"impl": "own.Writer", "pt": "AutoModel"}
     assert declared({"custom_pipelines": {"mine": entry}}) == Declared("mine", "own.Writer", ("AutoModel",))
     both = declared({"custom_pipelines": {"mine": {"impl": "own.X"}, "text-generation": entry}, "architectures": ["LlamaModel"]})
@@ -267,8 +266,6 @@ def test_what_config_json_names(tmp_path: Path) -> None:
     assert both.writes
     for odd in ({}, {"mine": entry, "yours": entry}, {"mine": {"pt": "AutoModel"}}, {"mine": 3}, ["mine"], None):
         assert declared({"custom_pipelines": odd}) is None
-    (tmp_path / "config.json").write_text(json.dumps([1]))
-    assert declared_in(tmp_path) is declared_in(tmp_path / "nowhere") is None
     assert model_class(Declared("mine", "own.X", ("Unheard", "AutoModel"))).__name__ == "AutoModel"
     with pytest.raises(UnsupportedModel, match="no class of the library"):
         model_class(Declared("mine", "own.X", ("Unheard", "logging")))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 #: Tasks of pipelines that go on from a text with a text.
@@ -24,15 +22,6 @@ class Declared:
     def writes(self) -> bool:
         """Whether its task is to go on from a text."""
         return self.task in TEXT_TASKS
-
-
-def declared_in(folder: Path) -> Declared | None:
-    """Returns what the config.json of a folder names; None where it cannot be read, which is for whoever loads it to say."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return declared(config) if isinstance(config, dict) else None
 
 
 def declared(config: Mapping[str, Any]) -> Declared | None:

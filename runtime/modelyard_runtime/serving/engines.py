@@ -17,8 +17,9 @@ from modelyard_runtime.engine.probe import adopt
 from modelyard_runtime.engine.settings import EngineSettings, chunks
 from modelyard_runtime.engine.storage import page_of
 from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.model_files import read_object
 from modelyard_runtime.models import quantising
-from modelyard_runtime.models.declared import Declared, declared_in
+from modelyard_runtime.models.declared import Declared, declared
 from modelyard_runtime.models.fusing import fusable
 from modelyard_runtime.models.kernels import computed
 from modelyard_runtime.models.loading import TRUST_REMEDY, LoadedModel, lay_out, read_causal_lm
@@ -67,7 +68,7 @@ class Chosen:
 def choose(folder: Path, settings: ServeSettings, capabilities: tuple[str, ...], report: Report) -> Chosen:
     """Loads a model with the first engine that runs it. Raises RuntimeFailed; UnsupportedModel says why none does."""
     order = _Order(folder, settings, capabilities, report, _quantization(folder, settings))
-    own = declared_in(folder)
+    own = declared(read_object(folder / "config.json"))
     try:
         outcome = _by_tokens(order)
     except (UnsupportedModel, WeightsNotFound) as refusal:
