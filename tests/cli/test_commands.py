@@ -149,6 +149,18 @@ def test_serve_is_the_model_server_s_own_command():
     assert "--colour" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments"), [("typer", ["version"]), ("torch", ["serve", "builtin://tiny-chat"]), ("fastapi", ["up", "m.yaml"])]
+)
+def test_what_is_not_installed_is_told_with_the_extra(missing, arguments):
+    """A package that cannot be found, as in an install without the extra."""
+    text = f"import sys; sys.modules[{missing!r}] = None; from modelyard.cli.main import main; main()"
+    told = subprocess.run([sys.executable, "-c", text, *arguments], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr.startswith("modelyard: the ")
+    assert told.stderr.endswith("is not installed here. Install it: pip install 'modelyard[runtime,local]'\n")
+
+
 class _Server(BaseHTTPRequestHandler):
     """A server of models: one that chats, also by an alias that is not listed, and one that does not."""
 

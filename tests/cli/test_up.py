@@ -73,6 +73,7 @@ def test_a_session_in_a_terminal(cli, up, processes):
 def test_wakes_answers_and_sleeps_again(cli, up):
     session = up(write_tiny(cli, SCALE), "--no-watch")
     shown = session.until(lambda text: "ScaledToZero" in text and "Serving at" in text)
+    assert "no replica of tiny has run yet" in cli.run("logs", "tiny").stderr
     answer = cli.run("ask", "--max-tokens", "3", "Hello")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip()

@@ -36,6 +36,10 @@ def command(
     found = _files(state, namespace or "default", name, replica)
     if not found and replica and (others := _files(state, namespace or "default", name, None)):
         raise LocalFailed(f"{model} has no replica {replica}", f"It has {', '.join(path.stem for path in others)}")
+    if not found and any(one["metadata"]["name"] == name for one in state.models()):
+        raise LocalFailed(
+            f"no replica of {model} has run yet", "A request starts one, unless `modelyard get -o wide` says what is in its way"
+        )
     if not found:
         raise LocalFailed(f"there is no log of {model}", "`modelyard get` lists the models that run")
     opened: dict[Path, BinaryIO] = {}

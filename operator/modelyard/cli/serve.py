@@ -11,6 +11,7 @@ from modelyard.local.errors import LocalFailed
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _MODULE = "modelyard_runtime"
+_NEEDED = (_MODULE, "fastapi", "torch", "transformers")
 
 
 def command(context: typer.Context) -> None:
@@ -40,10 +41,15 @@ def pull(context: typer.Context) -> None:
     _become(["pull", *("--help" if word == "-h" else word for word in context.args)])
 
 
+def check_installed() -> None:
+    """Raises LocalFailed where the model server cannot run; its own package comes with every install, what it needs does not."""
+    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
+        raise LocalFailed("the model server is not installed here", "Install it: pip install 'modelyard[runtime,local]'")
+
+
 def _become(arguments: list[str]) -> NoReturn:
     """Lets the model server take this process's place, so that signals and its exit code are its own."""
-    if importlib.util.find_spec(_MODULE) is None:
-        raise LocalFailed("the model server is not installed here", "Install it: pip install 'modelyard[runtime,local]'")
+    check_installed()
     sys.stdout.flush()
     environment = os.environ | {"MODELYARD_PROGRAM": "modelyard"}
     os.execve(sys.executable, [sys.executable, "-m", f"{_MODULE}.main", *arguments], environment)  # noqa: S606 - our own module

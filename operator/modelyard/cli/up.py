@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from modelyard.cli.options import Files, StateDir, state_of
+from modelyard.cli.serve import check_installed
 
 Ask = Annotated[str | None, typer.Option("--ask", metavar="TEXT", help="Ask the first model that can chat, and stream its answer.")]
 Once = Annotated[
@@ -60,6 +61,7 @@ def command(
     from modelyard.cli.session import Options, run  # noqa: PLC0415
     from modelyard.local.container import Mounts  # noqa: PLC0415
 
+    check_installed()
     options = Options(
         files=tuple(files),
         ask=ask,
