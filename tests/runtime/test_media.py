@@ -1,13 +1,21 @@
 """Media of requests: what may be fetched, and how it is fetched."""
 
 import asyncio
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from modelyard_runtime.media.addresses import is_global
 from modelyard_runtime.media.media import Media
 from pydantic import ValidationError
@@ -157,6 +165,33 @@ async def test_an_allowed_host_is_asked_with_its_name() -> None:
         image = await made.image(f"http://img.test:{port}/a.png", "url")
     assert (image.size, image.mode, image.getpixel((0, 0))) == ((4, 3), "RGB", (255, 0, 0))
     assert hosts == [f"img.test:{port}"]
+
+
+def certified(folder: Path, name: str) -> ssl.SSLContext:
+    """Returns a server's context with a certificate for a name that it signed itself."""
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    begun = datetime.now(UTC) - timedelta(days=1)
+    made = made.serial_number(1).not_valid_before(begun).not_valid_after(begun + timedelta(days=9))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "server.pem").write_bytes(secret + made.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    return context
+
+
+async def test_a_host_with_tls_is_greeted_by_its_name_and_must_prove_it(tmp_path: Path) -> None:
+    """The address that was checked is dialled, the name is what TLS asks for; a certificate that nobody vouches for is not believed."""
+    greeted: list[str | None] = []
+    context = certified(tmp_path, "img.test")
+    context.sni_callback = lambda _socket, name, _context: greeted.append(name)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), LOOPBACK, 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with server, media(f"img.test:{port}", names=Names([LOOPBACK]), allow=(LOOPBACK,)) as made:
+        error = await refusal(made.image(f"https://img.test:{port}/a.png", "url"))
+    assert greeted == ["img.test"]
+    assert "did not answer as a web server does" in error.message
 
 
 @pytest.mark.parametrize("answer", [[LOOPBACK], ["8.8.8.8", LOOPBACK], ["::ffff:10.0.0.1"], ["169.254.169.254"]])
