@@ -95,7 +95,7 @@ def error_headers(error: ApiError, path: str) -> dict[str, str]:
 async def handle(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for everything."""
     api_error = to_api_error(error)
-    if isinstance(api_error, UnknownPath):
+    if isinstance(error, HTTPException) and isinstance(api_error, UnknownPath):  # no endpoint's own, which says more
         api_error = UnknownPath(f"Unknown request URL. {_where(request)}")
     body = orjson.dumps(error_body(api_error, request.url.path))
     return Response(body, api_error.status, error_headers(api_error, request.url.path), "application/json")
