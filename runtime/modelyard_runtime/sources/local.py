@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from modelyard_runtime.collecting import importing
 from modelyard_runtime.errors import WeightsNotFound
 from modelyard_runtime.progress import Phase, Report, Step
 from modelyard_runtime.sources import store
@@ -55,7 +56,8 @@ def _converted(file: Path, cache: Path, stores: Sequence[Path], report: Report) 
 
 
 def _convert(file: Path, target: Path, report: Report) -> None:
-    from modelyard_runtime.models import gguf  # noqa: PLC0415 - imports PyTorch
+    with importing():
+        from modelyard_runtime.models import gguf  # noqa: PLC0415 - imports PyTorch
 
     report(Step(Phase.CONVERT, 0.0))
     gguf.convert(file, target, lambda fraction: report(Step(Phase.CONVERT, fraction)))
