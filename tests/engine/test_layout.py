@@ -1,6 +1,5 @@
 """Packing, masks and slots, by properties."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,10 +67,9 @@ def plainly(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, posit
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("large_pages", [False, True])
-def test_memory_on_demand_is_zero_and_writable(large_pages: bool) -> None:
+def test_memory_on_demand_is_zero_and_writable() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        tensor = Elastic((2, 3, 1000), dtype, large_pages=large_pages).tensor
+        tensor = Elastic((2, 3, 1000), dtype).tensor
         assert tensor.dtype == dtype
         assert not tensor.any()
         tensor[1, 2, 999] = 1

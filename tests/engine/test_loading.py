@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from modelyard_runtime.engine.blocks import BLOCK
-from modelyard_runtime.engine.capacity import choose_capacity, fit
+from modelyard_runtime.engine.capacity import fit
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import available_memory, has_matrix_units, usable_cores
@@ -172,11 +172,3 @@ def test_a_cache_that_does_not_fit_says_what_it_needs(settings: EngineSettings) 
     with pytest.raises(OutOfMemory, match=r"the KV cache needs .* GiB") as failure:
         fit(100_000, settings, 46_080, 2 * GIB)
     assert "maxModelLength" in failure.value.remedy
-
-
-@pytest.mark.parametrize(("memory", "large"), [(64 * GIB, True), (GIB // 4, False)])
-def test_the_cache_has_large_pages_where_memory_is_plenty(folder: Path, monkeypatch: pytest.MonkeyPatch, memory: int, large: bool) -> None:
-    monkeypatch.setattr("modelyard_runtime.engine.capacity.available_memory", lambda: memory)
-    got = choose_capacity(load(folder), EngineSettings(), 1024)
-    assert got.large_pages is large
-    assert got.total_bytes <= 0.4 * memory

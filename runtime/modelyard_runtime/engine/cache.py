@@ -5,14 +5,12 @@ layer has one tensor of contiguous slots: adjacent slots are one view, so that t
 pages instead costs a copy of the whole context per step and loses from about 1,000 tokens on.
 
 A slot is as long as the longest sequence, and takes no more memory than what is written: the kernel gives pages on the first write, and
-takes them back when their blocks are released. `blocks.SlotTable` decides which. Where memory is plenty the pages are large: reading the
-keys and values of 8 sequences of 140 tokens touches 13,000 pages of 4 KiB, and finding each costs more than reading it.
+takes them back when their blocks are released. `blocks.SlotTable` decides which.
 """
 
 import math
 import mmap
 import sys
-from contextlib import suppress
 
 import torch
 
@@ -26,16 +24,16 @@ _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 class Elastic:
     """A tensor of zeros on CPU whose memory the kernel gives page by page as it is written, and takes back on demand.
 
-    The mapping is private: reading what was never written costs no memory. Large pages are asked for or refused: one holds many blocks.
+    The mapping is private: reading what was never written costs no memory. Large pages are refused: one would hold many blocks. They would
+    make steps a tenth faster (8 sequences of SmolLM2: 36 ms instead of 40), and the first prompt in each slot twice as slow.
     `torch.zeros` would touch all of it at once, and `torch.empty` may hand back memory with NaNs in it, which a mask does not hide.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, *, large_pages: bool = False):
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype):
         count = math.prod(shape)
         self._map = mmap.mmap(-1, max(1, count * dtype.itemsize), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without large pages
-                self._map.madvise(mmap.MADV_HUGEPAGE if large_pages else mmap.MADV_NOHUGEPAGE)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self.tensor = torch.frombuffer(self._map, dtype=dtype, count=count).view(shape)
 
     def release(self, part: torch.Tensor) -> None:
@@ -54,8 +52,7 @@ class LayerStore:
     most of what it costs: measured with 8 rows, 15 µs, and 63 with a tensor for each.
     """
 
-    def __init__(self, slots: int, length: int, key: torch.Tensor, value: torch.Tensor, *, large_pages: bool = False):
-        self._large_pages = large_pages
+    def __init__(self, slots: int, length: int, key: torch.Tensor, value: torch.Tensor):
         widths = [part.shape[1] * part.shape[3] for part in (key, value)]
         self._elastic: Elastic | None = None
         self.rows = self._zeros((slots, length, sum(widths)), key)
@@ -82,17 +79,16 @@ class LayerStore:
     def _zeros(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         if like.device.type != "cpu":
             return torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self._elastic = Elastic(shape, like.dtype, large_pages=self._large_pages)
+        self._elastic = Elastic(shape, like.dtype)
         return self._elastic.tensor
 
 
 class KVCache:
     """Contiguous slots. A layer's tensors are made when it first writes: its head count and sizes are known only then."""
 
-    def __init__(self, slots: int, length: int, *, large_pages: bool = False):
+    def __init__(self, slots: int, length: int):
         self.slots = slots
         self.length = length
-        self._large_pages = large_pages
         self._layers: dict[int, LayerStore] = {}
 
     @property
@@ -123,7 +119,7 @@ class KVCache:
         """
         store = self._layers.get(layer)
         if store is None:
-            store = self._layers[layer] = LayerStore(self.slots, self.length, key, value, large_pages=self._large_pages)
+            store = self._layers[layer] = LayerStore(self.slots, self.length, key, value)
         rows = torch.cat([part[0].transpose(0, 1).flatten(1) for part in (key, value)], dim=1)
         layout.note(rows)
         store.places.index_copy_(0, layout.places(self.length), rows.nan_to_num_(0.0, 0.0, 0.0))

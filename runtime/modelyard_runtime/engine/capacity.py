@@ -1,6 +1,6 @@
 """How many sequences of which length the KV cache holds: what was asked for, or what the model and the memory allow."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -18,9 +18,6 @@ _LENGTHS = (8192, 4096, 2048, 1024, 512, 256)
 #: Share of the memory available that the cache takes when it may choose, and at most.
 _SHARE_CHOSEN = 0.4
 _SHARE_MOST = 0.9
-#: Share of the memory available that it may take with large pages, of which each layer fills one in part for each slot; bytes of one.
-_SHARE_LARGE = 0.75
-_LARGE_PAGE = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +25,7 @@ class Capacity:
     """``sequences`` at once of at most ``length`` tokens each, all together in ``blocks`` of memory, at ``bytes_per_token``.
 
     ``slots`` are the addresses: more than sequences where addresses cost nothing, so that prefixes of sequences that ended stay.
-    ``page`` are the tokens of a page where memory is in pages, for the blocks to be a whole number of them. ``large_pages`` says whether
-    the kernel is to give the memory of slots in its large ones.
+    ``page`` are the tokens of a page where memory is in pages, for the blocks to be a whole number of them.
     """
 
     sequences: int
@@ -38,7 +34,6 @@ class Capacity:
     slots: int
     bytes_per_token: int
     page: int | None = None
-    large_pages: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -52,15 +47,8 @@ class Capacity:
 
 def choose_capacity(model: LoadedModel, settings: EngineSettings, bytes_per_token: int, page: int | None = None) -> Capacity:
     """Returns the cache's size. Raises OutOfMemory when what was asked for, or the least that is useful, does not fit."""
-    elastic, memory = model.device.type == "cpu", _memory(model)
-    capacity = fit(model.context_length, settings, bytes_per_token, memory, elastic=elastic, page=page)
-    layers = model.config.get_text_config().num_hidden_layers
-    return replace(capacity, large_pages=elastic and page is None and _has_room(capacity, layers, memory))
-
-
-def _has_room(capacity: Capacity, layers: int, memory: int) -> bool:
-    """Whether memory is plenty enough to be taken in large pages."""
-    return capacity.total_bytes + capacity.slots * layers * _LARGE_PAGE <= memory * _SHARE_LARGE
+    elastic = model.device.type == "cpu"
+    return fit(model.context_length, settings, bytes_per_token, _memory(model), elastic=elastic, page=page)
 
 
 def fit(

@@ -24,7 +24,7 @@ def page_of(settings: EngineSettings, device: torch.device) -> int | None:
 def storage(capacity: Capacity) -> tuple[Cache, Table]:
     """Returns an empty cache of that size and its books."""
     if capacity.page is None:
-        slots = KVCache(capacity.slots, capacity.length, large_pages=capacity.large_pages)
+        slots = KVCache(capacity.slots, capacity.length)
         return slots, SlotTable(capacity.slots, capacity.blocks, slots)
     pages = PagedCache(capacity.slots, capacity.blocks, capacity.page)
     return pages, PageTable(capacity.slots, capacity.blocks, pages, capacity.page // BLOCK)
