@@ -20,8 +20,14 @@ def available_memory() -> int:
 
 def memory_limit() -> int:
     """Returns the bytes that this process may use in all: the machine's, or the control group's where that is less."""
-    total, bound = int(psutil.virtual_memory().total), cgroup.memory()
-    return total if bound is None else min(total, bound.limit)
+    bound = cgroup.memory()
+    return _memory() if bound is None else min(_memory(), bound.limit)
+
+
+@cache
+def _memory() -> int:
+    """Returns the machine's memory in bytes: asked once, for a process that has no file left to open cannot ask."""
+    return int(psutil.virtual_memory().total)
 
 
 def usable_cores() -> int:
