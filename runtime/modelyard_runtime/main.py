@@ -4,10 +4,12 @@ Nothing heavy is imported before the arguments are known to be right: ``--help``
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from modelyard_runtime.arguments import parse
@@ -31,17 +33,34 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     log = os.environ.get("MODELYARD_TERMINATION_LOG")
+    interrupted = _noting_interrupts()
     try:
         settings = parse(arguments)
         log = str(settings.termination_log) if settings.termination_log else log
         _run(settings)
     except RuntimeFailed as failure:
-        _report(failure, Path(log) if log else None)
-        _exit(failure.exit_code)
+        if not interrupted.is_set():
+            _report(failure, Path(log) if log else None)
+            _exit(failure.exit_code)
     except KeyboardInterrupt:  # while weights are fetched, or before the server listens for signals
+        interrupted.set()
+    if interrupted.is_set():
         print(f"{_program()}: interrupted", file=sys.stderr, flush=True)
         _exit(_INTERRUPTED)
     _exit(0)
+
+
+def _noting_interrupts() -> threading.Event:
+    """Returns what is set at Ctrl-C: a library may swallow the exception that it raises, and fail later for a reason of its own."""
+    noted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, note)
+    return noted
 
 
 def _program() -> str:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_a_pull_that_is_interrupted_ends_in_a_line(command):
     assert code == 130
     assert errors.splitlines()[-1] == "modelyard-runtime: interrupted"
     assert "Traceback" not in errors
+
+
+def test_an_interrupt_that_a_library_swallows_counts_all_the_same():
+    swallowing = """
+        import signal
+        from modelyard_runtime import errors, main
+        def run(settings):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise errors.DownloadFailed("the hub fell silent", "try again") from None
+        main._run = run
+        main.main(["pull", "builtin://tiny-chat"])
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(swallowing)], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (130, "modelyard-runtime: interrupted\n")
 
 
 def test_flags_come_from_the_environment_too(command, tmp_path):
