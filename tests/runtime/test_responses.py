@@ -79,7 +79,8 @@ def test_a_stream_has_all_events_in_order(client):
     assert len(deltas) > 1
     assert "".join(deltas) == whole.output_text == events[-4].text
     assert events[-1].response.output_text == whole.output_text
-    assert events[-1].response.usage == whole.usage
+    counts = {"input_tokens", "output_tokens", "total_tokens"}  # what of the prompt is cached depends on who asked before
+    assert events[-1].response.usage.model_dump(include=counts) == whole.usage.model_dump(include=counts)
     assert len({event.item_id for event in events if hasattr(event, "item_id")}) == 1
 
 
