@@ -8,6 +8,8 @@ from modelyard.api.errors import TooManyRequests, Unavailable
 from modelyard_runtime import hardware
 from modelyard_runtime.serving.workers import Workers
 
+from .conftest import wait_until
+
 
 @pytest.mark.parametrize(
     ("cores", "beside_a_processor", "beside_a_device"), [(1, 2, 2), (2, 2, 2), (8, 2, 4), (16, 4, 8), (32, 8, 16), (128, 8, 16)]
@@ -56,11 +58,10 @@ async def test_what_waits_too_long_is_told_and_what_fails_fails():
 
 
 def test_a_model_ends_its_threads(start):
-    before = {thread.ident for thread in threading.enumerate()}
+    before = set(threading.enumerate())  # the threads themselves: the system gives their numbers anew
     server = start("builtin://tiny-embed")
-    names = {thread.name.rpartition("_")[0] for thread in threading.enumerate() if thread.ident not in before}
-    assert "loop" in names
+    wait_until(lambda: any(thread.name.startswith("loop") for thread in set(threading.enumerate()) - before), "its loop has threads")
     server.told()
     assert server.join() is None
-    left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
+    left = [thread.name for thread in set(threading.enumerate()) - before]
     assert not [name for name in left if name.startswith(("loop", "text-reader", "batcher"))], left
