@@ -142,7 +142,7 @@ class GenerationSettings(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="Least probability of a token that is kept, as a share of the likeliest one's; 0 keeps all."
     )
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None = Field(
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = Field(
         default=None, description="By how much tokens that were there before are less likely; 1 is not at all."
     )
     default_max_tokens: Positive | None = Field(

@@ -274,7 +274,7 @@ class Generation(Part):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Least probability of a token that is kept, as a share of the likeliest one's; 0 keeps all."
     )
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = Field(
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
         default=None, description="By how much tokens that were there before are less likely; 1 is not at all."
     )
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(default=None, description="New tokens.")
