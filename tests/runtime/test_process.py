@@ -44,7 +44,7 @@ FAILED_STARTS = {
         ["serve", "--model=file:///nowhere/at/all"],
         Reason.WEIGHTS_NOT_FOUND,
         "/nowhere/at/all does not exist",
-        "check the path of the source",
+        "check the path in --model (spec.model.source)",
     ),
     "no such token": (
         ["serve", "--model=builtin://tiny-chat", "--token-file=/nowhere/token"],

@@ -135,7 +135,9 @@ def _hub_errors(source: Hub, token: str | None) -> Iterator[None]:
             f"{name} does not exist", "check the name; a private repository wants a token: --token-file (spec.model.credentialsSecret)"
         ) from error
     except RevisionNotFoundError as error:
-        raise WeightsNotFound(f"{name} has no revision {source.revision!r}", "check what follows the @ in the source") from error
+        raise WeightsNotFound(
+            f"{name} has no revision {source.revision!r}", "check what follows the @ in --model (spec.model.source)"
+        ) from error
     except HfHubHTTPError as error:
         if error.response.status_code in {401, 403}:
             raise Unauthorized(f"the hub refuses {name}: {_access(token)}") from error

@@ -22,7 +22,9 @@ def resolve(path: Path, cache: Path, stores: Sequence[Path], report: Report, mar
             f"{error.filename} may not be read by user {os.getuid()}", "make the weights readable for every user: chmod -R a+rX"
         ) from error
     except OSError as error:  # a name that is too long, a link that leads to itself, a volume that is gone
-        raise WeightsNotFound(f"{str(path)[:200]} cannot be read: {error.strerror}", "check the path of the source") from error
+        raise WeightsNotFound(
+            f"{str(path)[:200]} cannot be read: {error.strerror}", "check the path in --model (spec.model.source)"
+        ) from error
     return found if found.is_dir() else _converted(found, cache, stores, report)
 
 
@@ -32,18 +34,20 @@ def _find(path: Path, marker: str) -> Path:
         return path
     if not path.exists():
         raise WeightsNotFound(
-            f"{path} does not exist", "check the path of the source; in a pod it is one of the image or of a mounted volume"
+            f"{path} does not exist",
+            "check the path in --model (spec.model.source); in a pod it is one of the image or of a mounted volume",
         )
     if not path.is_dir():
         raise WeightsNotFound(
-            f"{path} is neither a folder nor a .gguf file", "point the source at a folder with config.json, or at a .gguf file"
+            f"{path} is neither a folder nor a .gguf file",
+            "point --model (spec.model.source) at a folder with config.json, or at a .gguf file",
         )
     if (path / marker).is_file():
         return path
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
-    remedy = "name the file" if files else f"point the source at the folder that holds {marker} and *.safetensors"
+    remedy = "name the file" if files else f"point --model (spec.model.source) at the folder that holds {marker} and *.safetensors"
     raise WeightsNotFound(f"{path} holds no {marker} and {len(files)} .gguf files", remedy)
 
 
