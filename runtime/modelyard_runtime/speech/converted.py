@@ -31,7 +31,10 @@ class Decoder:
 
 
 def check_config(folder: Path) -> None:
-    """Raises UnsupportedModel when config.json names heads or tokens that the model, which its library has read, does not have."""
+    """Raises UnsupportedModel when model.bin is damaged, and when config.json names heads or tokens that it does not have.
+
+    Before the library reads them: what it makes of damaged files depends on what was in its memory before.
+    """
     config = read_object(folder / "config.json")
     try:
         decoder = _decoder(folder / "model.bin")

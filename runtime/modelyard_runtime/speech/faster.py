@@ -38,6 +38,7 @@ class FasterWhisper:
         if not (folder / "tokenizer.json").is_file():
             raise WeightsNotFound(f"{folder} has no tokenizer.json", "put the tokenizer.json of the same Whisper model beside model.bin")
         ctranslate2.set_log_level(logging.ERROR)  # a type that the device lacks is converted, which needs no warning at each start
+        check_config(folder)
         kind, _, index = device.partition(":")
         try:
             self._model = WhisperModel(
@@ -57,7 +58,6 @@ class FasterWhisper:
                 raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
             cause = f"{folder.name} cannot be loaded by CTranslate2: {error}"
             raise UnsupportedModel(cause, _REMEDY) from error
-        check_config(folder)
         self._beams = beams
         self.languages = tuple(self._model.supported_languages)
 
