@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import uuid
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TypeVar
 
-from modelyard.api.logs import JsonFormatter
+from modelyard.api.logs import JsonFormatter, to_stderr
 
 T = TypeVar("T")
 
@@ -38,8 +37,6 @@ class RequestFormatter(JsonFormatter):
 
 def configure(level: str) -> None:
     """Sends all logs of the process to stderr as JSON. Libraries speak up from warnings on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RequestFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    to_stderr(logging.WARNING, RequestFormatter())
     logging.getLogger("modelyard_runtime").setLevel(level.upper())
     logging.captureWarnings(True)

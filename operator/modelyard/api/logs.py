@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,3 +35,10 @@ class JsonFormatter(logging.Formatter):
     def context(self) -> dict[str, str]:
         """Returns what every line that is written now has besides."""
         return {}
+
+
+def to_stderr(level: int | str, formatter: logging.Formatter) -> None:
+    """Sends the records of all loggers from a level up to standard error, and nowhere else."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,14 +1,11 @@
 """Where the operator's log goes."""
 
 import logging
-import sys
 
-from modelyard.api.logs import JsonFormatter
+from modelyard.api.logs import JsonFormatter, to_stderr
 
 
 def configure(level: str) -> None:
     """Sends every logger's records to stderr. kopf tells each event it handles, so only its warnings are let through."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    to_stderr(level.upper(), JsonFormatter())
     logging.getLogger("kopf").setLevel(logging.WARNING)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from modelyard.api.logs import JsonFormatter
+from modelyard.api.logs import JsonFormatter, to_stderr
 
 
 def set_up() -> None:
     """Sends every record from INFO up to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    to_stderr(logging.INFO, JsonFormatter())

@@ -20,7 +20,7 @@ from modelyard.kube.credentials import NoCluster
 _log = logging.getLogger(__name__)
 _FAILED = 1
 _DESCRIPTION = (
-    """Routes OpenAI's and Ollama's clients to the models of a cluster, which it finds by the pod's service account or $KUBECONFIG."""
+    "Routes OpenAI's and Ollama's clients to the models of a cluster, which it finds by the pod's service account or $KUBECONFIG."
 )
 
 
