@@ -9,13 +9,13 @@ from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.media.media import Media as Fetcher
 from modelyard_runtime.models.prompt import Picture
+from modelyard_runtime.models.vision import Pixels, Vision
 from modelyard_runtime.serving.bounds import Bounds
 from modelyard_runtime.serving.workers import Workers
 from modelyard_runtime.settings import ServeSettings
 
 if TYPE_CHECKING:  # they import PyTorch
     from modelyard_runtime.engine.media import Media
-    from modelyard_runtime.models.vision import Pixels, Vision
 
 
 class Sight:
@@ -42,7 +42,7 @@ class Sight:
         seen = await self._seen(pictures)
 
         def expand() -> tuple[list[int], Pixels]:
-            pixels = type(seen[0]).joined(seen)
+            pixels = Pixels.joined(seen)
             return self._vision.expand(prompt, pixels), pixels
 
         return await self._worker.run(expand)
