@@ -96,9 +96,12 @@ images: ## Build both images (E2E_BUILD says with what)
 	$(call build_image,$(OPERATOR_IMAGE),Dockerfile.operator,)
 	$(call build_image,$(RUNTIME_IMAGE),Dockerfile.runtime,$(BUILD_ARGS))
 
+# Twice at most: a node's containerd may remove a layer that it holds unused just while the import counts on it ("parent snapshot does not exist").
+load_image = $(E2E_LOAD) $(1) || $(E2E_LOAD) $(1)
+
 load: ## Hand the images to the cluster's nodes (E2E_LOAD says how)
-	$(E2E_LOAD) $(OPERATOR_IMAGE)
-	$(E2E_LOAD) $(RUNTIME_IMAGE)
+	$(call load_image,$(OPERATOR_IMAGE))
+	$(call load_image,$(RUNTIME_IMAGE))
 
 e2e: .venv/dev.stamp images load ## End-to-end tests on the cluster that KUBECONFIG names
 	OPERATOR_IMAGE=$(OPERATOR_IMAGE) RUNTIME_IMAGE=$(RUNTIME_IMAGE) E2E_FREEZE="$(if $(findstring cluster,$(E2E_LOAD)),$(CLUSTER))" \
