@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import psutil
-from modelyard import cgroup
+from modelyard.process import cgroup
 
 #: Rounds that PyTorch's threads spin on shared cores before they sleep.
 SPINS = "10000"

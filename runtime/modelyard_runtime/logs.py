@@ -9,7 +9,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TypeVar
 
-from modelyard.api.logs import JsonFormatter, to_stderr
+from modelyard.process.logs import JsonFormatter, to_stderr
 
 T = TypeVar("T")
 

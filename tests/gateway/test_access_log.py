@@ -4,7 +4,7 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from modelyard.api.logs import JsonFormatter, timestamp
+from modelyard.process.logs import JsonFormatter, timestamp
 
 
 async def test_a_request_is_one_line(gateway, replica, connect, capfd):

@@ -5,7 +5,7 @@ import sys
 
 _TAKES_ALL = """
 import resource
-from modelyard.api import open_files
+from modelyard.process import open_files
 
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))

@@ -2,7 +2,7 @@
 
 import logging
 
-from modelyard.api.logs import JsonFormatter, to_stderr
+from modelyard.process.logs import JsonFormatter, to_stderr
 
 
 def configure(level: str) -> None:

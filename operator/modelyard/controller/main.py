@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import uvloop
 
-from modelyard.api import command_line
 from modelyard.controller import handlers, logs
 from modelyard.controller.process import Operator
 from modelyard.controller.settings import OperatorSettings
 from modelyard.kube.client import KubeClient
 from modelyard.kube.credentials import NoCluster
+from modelyard.process import command_line
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import orjson
 
-from modelyard.api.logs import timestamp
 from modelyard.gateway.exchange import Exchange
+from modelyard.process.logs import timestamp
 
 _INTERVAL = 0.2
 _MOST_LINES = 100_000

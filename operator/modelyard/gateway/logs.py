@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from modelyard.api.logs import JsonFormatter, to_stderr
+from modelyard.process.logs import JsonFormatter, to_stderr
 
 
 def set_up() -> None:

@@ -8,7 +8,6 @@ import signal
 import sys
 from typing import NoReturn
 
-from modelyard.api import command_line, open_files
 from modelyard.gateway import logs
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.server import serve
@@ -16,6 +15,7 @@ from modelyard.gateway.settings import GatewaySettings
 from modelyard.gateway.watch import ClusterWatch
 from modelyard.kube.client import KubeClient
 from modelyard.kube.credentials import NoCluster
+from modelyard.process import command_line, open_files
 
 _log = logging.getLogger(__name__)
 _FAILED = 1

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 
-from modelyard import cgroup
 from modelyard.api.errors import ApiError, BadGateway, InternalError, Unavailable
 from modelyard.gateway import routes
 from modelyard.gateway.access_log import AccessLog
@@ -22,6 +21,7 @@ from modelyard.gateway.model_name import read_wanted, wanted_at_once
 from modelyard.gateway.poll import BusyPoll
 from modelyard.gateway.reader import Limits
 from modelyard.gateway.settings import GatewaySettings
+from modelyard.process import cgroup
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from functools import partial
 
 import uvicorn
 import uvloop
-from modelyard.api import open_files
+from modelyard.process import open_files
 from starlette.types import ASGIApp
 
 from modelyard_runtime import logs

@@ -1,8 +1,8 @@
 """Flags, made from settings."""
 
 import pytest
-from modelyard.api.command_line import parse
 from modelyard.gateway.settings import GatewaySettings
+from modelyard.process.command_line import parse
 
 
 def gateway(*arguments):

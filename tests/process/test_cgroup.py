@@ -1,8 +1,8 @@
 """The files of control groups, as kernels, containers and pods show them."""
 
 import pytest
-from modelyard import cgroup
-from modelyard.cgroup import Memory
+from modelyard.process import cgroup
+from modelyard.process.cgroup import Memory
 
 GIB = 2**30
 #: What version 1 says where there is no limit: the largest number of whole pages.
