@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelyard.api.inference_model import InferenceModel
+from modelyard.api.progress import Progress
 from modelyard.api.reasons import BLOCKING, Reason, Termination
-from modelyard.api.status import engine_of
+from modelyard.api.status import EngineStatus, TriedEngine
 from modelyard.controller.plan import object_id, plan
 from modelyard.controller.types import BuildSettings, ObjectId, Observed, PodPhase, PodView, RuntimeReport
 
@@ -146,7 +147,7 @@ def test_decisions_are_told_and_announced_once(make_model):
 
 def test_a_start_is_told_in_seconds_per_phase(make_model, make_pod):
     times = {"created_at": NOW, "scheduled_at": NOW + 2, "started_at": NOW + 5, "ready_at": NOW + 30}
-    report = RuntimeReport("pod-1", (("download", 12.04), ("load", 3.0), ("warmup", 1.5)), ("chat",))
+    report = RuntimeReport("pod-1", Progress(seconds=(("download", 12.04), ("load", 3.0), ("warmup", 1.5)), capabilities=("chat",)))
     planned = plan(make_model(), Observed(pods=(make_pod(**times),), report=report, now=NOW), SETTINGS)
     assert planned.status.cold_start == {"schedule": 2.0, "pull": 3.0, "download": 12.0, "load": 3.0, "warmup": 1.5}
     assert planned.status.capabilities == ["chat"]
@@ -157,21 +158,12 @@ def test_a_start_is_told_in_seconds_per_phase(make_model, make_pod):
 
 
 def test_the_engine_is_told_and_kept(make_model, make_pod):
-    progress = {
-        "models": {"m": {"engine": {"name": "generate", "kernels": {"Linear": 9}, "tried": [{"name": "batching", "why": "so"}], "more": 1}}}
-    }
-    report = RuntimeReport("pod-1", engine=engine_of(progress))
+    engine = EngineStatus(name="generate", kernels={"Linear": 9}, tried=[TriedEngine(name="batching", why="so")])
+    report = RuntimeReport("pod-1", Progress(engine=engine))
     told = plan(make_model(), Observed(pods=(make_pod(),), report=report, now=NOW), SETTINGS).status
-    assert (told.engine.name, told.engine.kernels, told.engine.tried[0].why) == ("generate", {"Linear": 9}, "so")
+    assert told.engine == engine
     idle = plan(make_model(), Observed(previous=told, now=NOW), SETTINGS).status
     assert idle.engine == told.engine
-
-
-@pytest.mark.parametrize(
-    "progress", [{}, {"models": {}}, {"models": {"m": {}}}, {"models": {"m": {"engine": {"name": 1}}}}, {"models": [1]}]
-)
-def test_an_engine_that_is_not_named_is_none(progress):
-    assert engine_of(progress) is None
 
 
 PODS = st.builds(

@@ -53,8 +53,8 @@ async def test_becomes_ready_and_tells_how_it_started(make, news):
     view = pod.view()
     assert view.phase is PodPhase.READY
     assert view.created_at <= view.scheduled_at <= view.started_at <= view.ready_at
-    assert pod.report().seconds == (("load", 0.5),)
-    assert pod.report().capabilities == ("chat",)
+    assert pod.report().progress.seconds == (("load", 0.5),)
+    assert pod.report().progress.capabilities == ("chat",)
 
 
 async def test_takes_no_requests_while_it_is_not_ready(make, news, template):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -85,17 +84,6 @@ class EngineStatus(BaseModel):
     tried: Annotated[list[TriedEngine], Field(max_length=8)] = Field(
         default=[], description="Engines that were tried before it, and why they do not run the model."
     )
-
-
-def engine_of(progress: Mapping[str, Any]) -> EngineStatus | None:
-    """Returns the engine that a runtime's ``/progress`` names for its model, the first of several; None where it names none."""
-    models = progress.get("models")
-    first = next(iter(models.values()), None) if isinstance(models, Mapping) else None
-    told = first.get("engine") if isinstance(first, Mapping) else None
-    try:
-        return EngineStatus.model_validate(told) if told else None
-    except ValidationError:  # what another release says is not worth losing the rest of the report
-        return None
 
 
 class InferenceModelStatus(BaseModel):

@@ -15,11 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from modelyard.api.progress import Progress
 from modelyard.controller.types import Key, PodPhase
 from modelyard.local.loop import News
 from modelyard.local.meters import Rate
 from modelyard.local.model import Seen
-from modelyard.local.reports import Progress
 
 _DOING = {
     "start": "starting",

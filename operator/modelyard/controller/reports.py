@@ -8,10 +8,9 @@ import logging
 from collections.abc import Callable, Iterable
 
 import aiohttp
-import orjson
 
 from modelyard.api.names import METRICS_PORT
-from modelyard.api.status import engine_of
+from modelyard.api.progress import Progress
 from modelyard.controller.projections import PodRecord
 from modelyard.controller.types import Key, PodPhase, RuntimeReport
 
@@ -69,17 +68,7 @@ class Reports:
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         try:
             async with self._session.get(f"http://{host}:{METRICS_PORT}/progress") as response:
-                return parse(pod.view.name, await response.read())
+                return RuntimeReport(pod.view.name, Progress.parse(await response.read()))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             log.debug("pod %s does not report: %s", pod.view.name, problem or type(problem).__name__)
             return RuntimeReport(pod.view.name)
-
-
-def parse(pod: str, body: bytes) -> RuntimeReport:
-    """Parses the answer of ``/progress``; raises ValueError on anything else."""
-    try:
-        told = orjson.loads(body)
-        seconds = tuple((str(phase), float(value)) for phase, value in (told.get("seconds") or {}).items())
-        return RuntimeReport(pod, seconds[:16], tuple(map(str, told.get("capabilities") or ()))[:16], engine_of(told))
-    except (AttributeError, TypeError) as problem:
-        raise ValueError(f"not a progress report: {body[:200]!r}") from problem

@@ -49,7 +49,7 @@ def build(
         selector=",".join(f"{name}={value}" for name, value in selector_labels(model.metadata.name).items()),
         url=settings.gateway_url,
         capabilities=_capabilities(model, observed),
-        engine=(observed.report and observed.report.engine) or observed.previous.engine,
+        engine=(observed.report and observed.report.progress.engine) or observed.previous.engine,
         cold_start=_cold_start(situation.ready, observed) or observed.previous.cold_start,
         scaling=ScalingStatus.model_validate({"decisions": list(decisions)[:5]}),
     )
@@ -197,7 +197,7 @@ def _told(problem: Termination) -> str:
 def _capabilities(model: InferenceModel, observed: Observed) -> list[str]:
     if model.spec.model.capabilities:
         return [capability.value for capability in model.spec.model.capabilities]
-    return list(observed.report.capabilities) if observed.report else observed.previous.capabilities
+    return list(observed.report.progress.capabilities) if observed.report else observed.previous.capabilities
 
 
 def _cold_start(ready: tuple[PodView, ...], observed: Observed) -> dict[str, float]:
@@ -208,5 +208,5 @@ def _cold_start(ready: tuple[PodView, ...], observed: Observed) -> dict[str, flo
     if pod.scheduled_at is None or pod.started_at is None or pod.ready_at is None:
         return {}
     phases = {"schedule": pod.scheduled_at - pod.created_at, "pull": pod.started_at - pod.scheduled_at}
-    phases |= dict(observed.report.seconds) or {"load": pod.ready_at - pod.started_at}
+    phases |= dict(observed.report.progress.seconds) or {"load": pod.ready_at - pod.started_at}
     return {name: round(max(0.0, seconds), 1) for name, seconds in phases.items()}

@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from modelyard.api.inference_model import Condition, InferenceModel, InferenceModelStatus
+from modelyard.api.progress import Progress
 from modelyard.api.reasons import Reason, Termination
-from modelyard.api.status import EngineStatus
 
 Manifest = dict[str, Any]
 
@@ -63,12 +63,10 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeReport:
-    """What a ready runtime says of itself at ``/progress``: seconds per phase of its start, what it may be asked for, what computes it."""
+    """What a ready runtime says of itself."""
 
     pod: str
-    seconds: tuple[tuple[str, float], ...] = ()
-    capabilities: tuple[str, ...] = ()
-    engine: EngineStatus | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, slots=True)

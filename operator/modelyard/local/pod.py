@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from modelyard.api.progress import Progress
 from modelyard.api.reasons import Termination
 from modelyard.controller import causes
 from modelyard.controller.types import Key, Manifest, PodView, RuntimeReport
@@ -25,7 +26,6 @@ from modelyard.local.devices import Devices
 from modelyard.local.oom import OomWatch
 from modelyard.local.probes import Probe
 from modelyard.local.process import LogFile, Process
-from modelyard.local.reports import Progress
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_FORGOTTEN_AFTER = 1.0, 60.0, 600.0
 #: How often a process that starts is asked how far it has come, and the longest time between looks at one that is ready.
@@ -113,8 +113,7 @@ class Pod:
 
     def report(self) -> RuntimeReport | None:
         """Returns what the runtime said of its start, once it is ready."""
-        told = self.progress
-        return RuntimeReport(self.name, told.seconds, told.capabilities, told.engine) if self.ready else None
+        return RuntimeReport(self.name, self.progress) if self.ready else None
 
     def manifest(self) -> Manifest:
         """Returns the Pod as an API server would show it."""

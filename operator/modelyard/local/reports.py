@@ -1,27 +1,11 @@
 """What a runtime says of itself: probes, the progress of its start, its counters."""
 
-import json
-from dataclasses import dataclass
-
 import aiohttp
 
-from modelyard.api.status import EngineStatus, engine_of
+from modelyard.api.progress import Progress
 from modelyard.gateway.types import Endpoint
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a start has come. ``fraction`` is a share of 1, None when unknown; ``seconds`` has the phases that have ended."""
-
-    phase: str = "start"
-    fraction: float | None = None
-    bytes_done: int = 0
-    bytes_total: int = 0
-    seconds: tuple[tuple[str, float], ...] = ()
-    capabilities: tuple[str, ...] = ()
-    engine: EngineStatus | None = None
 
 
 async def answers(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, within: float) -> bool:
@@ -36,19 +20,9 @@ async def answers(session: aiohttp.ClientSession, endpoint: Endpoint, path: str,
 
 async def progress(session: aiohttp.ClientSession, url: str) -> Progress | None:
     """Returns what ``/progress`` says, or None while nobody answers."""
-    body = await _read(session, f"{url}/progress")
     try:
-        told = json.loads(body)
-        return Progress(
-            phase=str(told["phase"]),
-            fraction=told.get("fraction"),
-            bytes_done=int(told.get("bytesDone") or 0),
-            bytes_total=int(told.get("bytesTotal") or 0),
-            seconds=tuple((str(name), float(value)) for name, value in told.get("seconds", {}).items()),
-            capabilities=tuple(told.get("capabilities") or ()),
-            engine=engine_of(told),
-        )
-    except (ValueError, KeyError, TypeError):
+        return Progress.parse(await _read(session, f"{url}/progress"))
+    except ValueError:
         return None
 
 
