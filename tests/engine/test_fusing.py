@@ -1,5 +1,6 @@
 """Fused layers compute what the layers of the families do, and take their place only then."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -73,6 +74,15 @@ def test_weights_are_held_once() -> None:
     fuse(model)
     norms = 4 * (2 * 64 + 2 * 16)
     assert sum(weight.numel() for weight in model.parameters()) == before - norms
+
+
+def test_plain_weights_are_let_go_while_others_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("qwen3")
+    plain = [weakref.ref(weight) for name, weight in model.named_parameters() if "q_proj" in name]
+    held: list[int] = []
+    monkeypatch.setattr(f"{fuse.__module__}.return_freed", lambda: held.append(sum(weight() is not None for weight in plain)))
+    assert fuse(model) == len(plain) == 4
+    assert all(count <= 4 - fused for fused, count in enumerate(held)), held
 
 
 def test_a_fused_layer_says_where_each_product_comes_out() -> None:

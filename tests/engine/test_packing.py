@@ -1,5 +1,6 @@
 """Packed layers multiply as plain ones do, for every number of rows."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -86,6 +87,20 @@ def test_a_layer_whose_packed_product_is_off_stays_plain() -> None:
     layers = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
     assert pack(layers, Wrong) == 1
     assert [type(layer) for layer in layers] == [Wrong, nn.Linear, nn.Linear]
+
+
+def test_plain_weights_are_let_go_while_others_are_packed() -> None:
+    layers = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(6)))
+    plain = [weakref.ref(weight) for weight in layers.parameters() if weight.dim() == 2]
+    held = []
+
+    class Counting(Wrong):
+        def __init__(self, linear: nn.Linear):
+            held.append(sum(weight() is not None for weight in plain))
+            super().__init__(linear)
+
+    assert pack(layers, Counting) == 6
+    assert all(count <= 6 - packed + 1 for packed, count in enumerate(held)), held
 
 
 def test_float32_on_a_processor_is_packed_and_a_gpu_does_its_own() -> None:

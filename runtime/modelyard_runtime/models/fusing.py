@@ -7,6 +7,7 @@ through Transformers' attention interface, as before.
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from torch.linalg import vector_norm
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from modelyard_runtime.hardware import return_freed
 
 logger = logging.getLogger(__name__)
 
@@ -173,18 +176,20 @@ def fusable(model: Any) -> bool:
 @torch.inference_mode()
 def fuse(model: Any) -> int:
     """Replaces the decoder layers that can be fused, each layer's own weights freed as it goes; returns how many."""
-    places = list(_places(model))
+    places = deque(_places(model))
     if not places:
         return 0
     rotation, count = Rotation(), 0
     with _observing(model) as observed:
         _read(model)
-        for siblings, name, layer, parts in places:
+        while places:
+            siblings, name, layer, parts = places.popleft()  # who keeps the parts, keeps their weights
             rule = observed.rules.get(parts.attention)
             fused = None if rule is None or layer not in observed.calls else FusedLayer(layer, parts, rule, rotation)
             if fused is not None and _same(fused, *observed.calls[layer]):
                 setattr(siblings, name, fused)
                 _free(layer)
+                return_freed()
                 count += 1
     logger.info("fused %d layers", count)
     return count

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.hardware import return_freed
 
 Progress = Callable[[float], None]
 
@@ -73,6 +74,8 @@ def _convert_into(gguf_file: Path, target: Path, checksum: str, progress: Progre
         model = _read_model(gguf_file)
         progress(0.6)
         model.save_pretrained(scratch)
+        model = None
+        return_freed()  # the same process is about to load what was converted
         progress(0.8)
         _read_tokenizer(gguf_file).save_pretrained(scratch)
         marker = {"format": _FORMAT, "sha256": checksum, "source": gguf_file.name, "transformers": transformers.__version__}

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import linear as plain_product
 from torch.nn.functional import pad
 
-from modelyard_runtime.hardware import available_memory, is_intel
+from modelyard_runtime.hardware import available_memory, is_intel, return_freed
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,8 @@ def pack(model: nn.Module, kind: type[PackedLinear]) -> int:
     count, copies = 0, 0
     spare = available_memory() * _COPIES
     plenty = 2 * sum(part.weight.numel() for part in model.modules() if type(part) is nn.Linear) <= spare
-    for module in list(model.modules()):
+    # A list of all modules would hold each plain layer until the last is packed.
+    for module in [part for part in model.modules() if type(part) is not nn.Linear]:
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 replacement = kind(child)
@@ -145,6 +146,7 @@ def pack(model: nn.Module, kind: type[PackedLinear]) -> int:
                     setattr(module, name, replacement)
                     count += 1
                     copies += replacement.narrow is not None
+        return_freed()
     logger.info("packed %d layers, %d of them in 16 bits too", count, copies)
     return count
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from modelyard_runtime.hardware import memory_limit
+from modelyard_runtime.hardware import memory_limit, return_freed
 from modelyard_runtime.setting_types import bytes_of
 
 
@@ -51,10 +50,7 @@ def give_back() -> None:
     torch = _devices()
     if torch is not None:
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
-        if trim is not None:
-            trim(0)
+    return_freed()
 
 
 def _devices() -> Any:
