@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from modelyard.api import durations
-from modelyard.api.inference_model import ColdStart, Limits
 from modelyard.api.names import API_VERSION, MODEL_LABEL, PLURAL, child_name
 from modelyard.api.reasons import BLOCKING, LAST_LOG_LINE, Reason
+from modelyard.api.replicas import ColdStart, Limits
 from modelyard.gateway.directory import Directory
 from modelyard.gateway.types import Endpoint, ModelRecord
 from modelyard.kube.client import KubeClient, Resource
