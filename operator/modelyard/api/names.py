@@ -44,6 +44,11 @@ def child_name(model: str, suffix: str = "") -> str:
     return f"{model[:keep].rstrip('-.')}-{digest}{suffix}"
 
 
+def authority(host: str, port: int | str) -> str:
+    """Returns host and port as URLs have them: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def selector_labels(model: str) -> dict[str, str]:
     """Returns the labels that select a model's pods; they never change during the model's life."""
     return {"app.kubernetes.io/name": "modelyard-runtime", MODEL_LABEL: child_name(model)}

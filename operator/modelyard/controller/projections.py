@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from modelyard.api.names import MODEL_LABEL
+from modelyard.api.names import MODEL_LABEL, authority
 from modelyard.controller import causes
 from modelyard.controller.types import Manifest, PodView
 from modelyard.kube.client import Resource
@@ -72,11 +72,7 @@ def gateways(raw: dict[str, Any]) -> frozenset[Gateway]:
     if not ports:
         return frozenset()
     return frozenset(
-        Gateway(_address(host, ports[0]), endpoint.get("conditions", {}).get("ready") is not False)
+        Gateway(authority(host, ports[0]), endpoint.get("conditions", {}).get("ready") is not False)
         for endpoint in raw.get("endpoints") or ()
         for host in endpoint["addresses"]
     )
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import aiohttp
 
-from modelyard.api.names import METRICS_PORT
+from modelyard.api.names import METRICS_PORT, authority
 from modelyard.api.progress import Progress
 from modelyard.controller.projections import PodRecord
 from modelyard.controller.types import Key, PodPhase, RuntimeReport
@@ -65,9 +65,8 @@ class Reports:
     async def _fetch(self, pod: PodRecord) -> RuntimeReport:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS))
-        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         try:
-            async with self._session.get(f"http://{host}:{METRICS_PORT}/progress") as response:
+            async with self._session.get(f"http://{authority(pod.ip, METRICS_PORT)}/progress") as response:
                 return RuntimeReport(pod.view.name, Progress.parse(await response.read()))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             log.debug("pod %s does not report: %s", pod.view.name, problem or type(problem).__name__)

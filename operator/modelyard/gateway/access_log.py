@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import orjson
 
+from modelyard.api.names import authority
 from modelyard.gateway.exchange import Exchange
 from modelyard.process.logs import timestamp
 
@@ -81,7 +82,7 @@ def _line(exchange: Exchange, seconds: float) -> bytes:
         request.method,
         _encoded_path(request.target),
         b"null" if record is None else b'"%b"' % record.key.encode(),
-        b"null" if endpoint is None else b'"%b:%d"' % (endpoint.host.encode(), endpoint.port),
+        b"null" if endpoint is None else b'"%b"' % authority(*endpoint).encode(),
         exchange.status,
         exchange.bytes_sent,
         seconds,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelyard.api.errors import ApiError
+from modelyard.api.names import authority
 from modelyard.gateway import streams, wire
 
 if TYPE_CHECKING:
@@ -164,6 +165,6 @@ class Exchange:
         if self.close:
             head.append(wire.CLOSE)
         if self.endpoint is not None and service.settings.debug_headers:
-            head.append(f"x-modelyard-endpoint: {self.endpoint.host}:{self.endpoint.port}\r\n".encode())
+            head.append(f"x-modelyard-endpoint: {authority(*self.endpoint)}\r\n".encode())
         head.append(b"\r\n")
         self._head = b"".join(head)

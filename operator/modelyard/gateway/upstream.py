@@ -14,7 +14,7 @@ from typing import Any
 import httptools
 import orjson
 
-from modelyard.api.names import ERROR_CODE_HEADER
+from modelyard.api.names import ERROR_CODE_HEADER, authority
 from modelyard.gateway import streams, wire
 from modelyard.gateway.errors import ConnectFailed, ConnectionLost, Draining, InvalidAnswer, UpstreamFailed
 from modelyard.gateway.exchange import Exchange
@@ -204,8 +204,7 @@ class Pool:
     def __init__(self, endpoint: Endpoint, model: bytes, connect_timeout: float):
         self.endpoint = endpoint
         self.open = True
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        self._lines = b" HTTP/1.1\r\nhost: %b:%d\r\nx-modelyard-model: %b\r\ncontent-length: " % (host.encode(), endpoint.port, model)
+        self._lines = b" HTTP/1.1\r\nhost: %b\r\nx-modelyard-model: %b\r\ncontent-length: " % (authority(*endpoint).encode(), model)
         self._connect_timeout = connect_timeout
         self._idle: deque[UpstreamConnection] = deque()
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelyard.api.names import authority
+
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _FRESH_SECONDS = 60.0
 
@@ -58,9 +60,8 @@ def from_service_account(folder: Path, host: str, port: str) -> Credentials:
     token = folder / "token"
     if not token.is_file():
         raise NoCluster(f"no service account token at {token}: set automountServiceAccountToken on the pod")
-    address = f"[{host}]" if ":" in host else host
     return Credentials(
-        server=f"https://{address}:{port}",
+        server=f"https://{authority(host, port)}",
         tls=ssl.create_default_context(cafile=str(folder / "ca.crt")),
         read=lambda: f"Bearer {token.read_text().strip()}",
     )

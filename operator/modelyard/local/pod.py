@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from modelyard.api.names import authority
 from modelyard.api.progress import Progress
 from modelyard.api.reasons import Termination
 from modelyard.controller import causes
@@ -171,7 +172,7 @@ class Pod:
             self._last_end = {"exitCode": 128, "reason": "StartError", "message": f"cannot start: {problem.strerror}"}
             self._on_change()
             return
-        self.metrics_url = f"http://{place.host}:{place.metrics_port}"
+        self.metrics_url = f"http://{authority(place.host, place.metrics_port)}"
         self._on_change()
         code = await self._attend(self._process, Endpoint(place.host, place.port))
         self._ready_at = self.endpoint = self._process = None

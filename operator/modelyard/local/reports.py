@@ -2,6 +2,7 @@
 
 import aiohttp
 
+from modelyard.api.names import authority
 from modelyard.api.progress import Progress
 from modelyard.gateway.types import Endpoint
 
@@ -10,7 +11,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 async def answers(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, within: float) -> bool:
     """Returns whether an HTTP probe succeeds, ``within`` so many seconds."""
-    url = f"http://{_bracketed(endpoint.host)}:{endpoint.port}{path}"
+    url = f"http://{authority(*endpoint)}{path}"
     try:
         async with session.get(url, timeout=aiohttp.ClientTimeout(total=within)) as response:
             return response.status < 400
@@ -48,7 +49,3 @@ async def _read(session: aiohttp.ClientSession, url: str) -> bytes:
             return await response.read()
     except (aiohttp.ClientError, TimeoutError, OSError):
         return b""
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
