@@ -18,7 +18,7 @@ CLUSTER := ../shared/cluster/cluster
 CHART_CRDS := charts/modelyard/files/crds
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart check test conformance equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription bench-json-schema clean
+.PHONY: help venv quickstart check test conformance equality soak crds images load install e2e kind-up kind-down cluster-up cluster-down bench-quickstart bench-gateway bench-runtime bench-embeddings bench-engine bench-operator bench-transcription bench-json-schema clean
 
 help: ## This list
 	@if [ -t 1 ]; then on='\033[1m' off='\033[0m'; fi; awk -v on="$$on" -v off="$$off" -F ':.*## ' '/^[a-z0-9-]+:.*## / {name[++n] = $$1; told[n] = $$2; if (length($$1) > wide) wide = length($$1)} \
@@ -132,6 +132,9 @@ cluster-down: ## Remove it; its images stay
 	$(CLUSTER) down
 
 # ---------------------------------------------------------------- figures
+
+bench-quickstart: .venv/dev.stamp ## Quick start: seconds to the answer and memory, with an empty model cache and a full one
+	$(BIN)/python benchmarks/quickstart.py
 
 bench-gateway: .venv/dev.stamp ## Gateway: requests per second and added latency, beside vllm-router
 	$(BIN)/python benchmarks/gateway.py
