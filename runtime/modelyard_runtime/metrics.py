@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
-from modelyard_runtime.engine.base import EngineStats
+from modelyard_runtime.engine.base import STEP_SIZES, EngineStats
 from modelyard_runtime.observation import observed
 
 _PREFIX = "modelyard_"
@@ -30,10 +33,12 @@ VLLM_NAMES = frozenset(
         "num_preemptions",
         "prefix_cache_queries",
         "prefix_cache_hits",
+        "spec_decode_num_drafts",
         "spec_decode_num_draft_tokens",
         "spec_decode_num_accepted_tokens",
         "prompt_tokens",
         "generation_tokens",
+        "iteration_tokens_total",
         "request_success",
         "time_to_first_token_seconds",
         "inter_token_latency_seconds",
@@ -44,7 +49,9 @@ VLLM_NAMES = frozenset(
         "request_prefill_time_seconds",
         "request_decode_time_seconds",
         "request_prompt_tokens",
+        "request_prefill_kv_computed_tokens",
         "request_generation_tokens",
+        "request_max_num_generation_tokens",
         "request_params_max_tokens",
         "request_params_n",
     }
@@ -158,7 +165,9 @@ class Metrics:
         self.prefill = histogram("request_prefill_time_seconds", "Time from a request's turn to its first token in seconds.", _REQUEST)
         self.decode = histogram("request_decode_time_seconds", "Time from a request's first token to its last in seconds.", _REQUEST)
         self.request_prompt = histogram("request_prompt_tokens", "Number of prefill tokens of a request.", _TOKENS)
+        self.request_computed = histogram("request_prefill_kv_computed_tokens", "Prompt tokens that the cache did not have.", _TOKENS)
         self.request_generation = histogram("request_generation_tokens", "Number of generation tokens of a request.", _TOKENS)
+        self._longest = histogram("request_max_num_generation_tokens", "Tokens of the longest answer of a request.", _TOKENS)
         self._max_tokens = histogram("request_params_max_tokens", "Number of tokens that an answer may have.", _TOKENS)
         self._n = histogram("request_params_n", "Number of answers that a request asks for.", _COUNT)
         self._success = exposition.counter("request_success", "Requests by how they ended.", ("model_name", "finished_reason"))
@@ -167,6 +176,11 @@ class Metrics:
         """Notes what a request wants generated."""
         self._max_tokens.observe(max_tokens)
         self._n.observe(n)
+
+    def answered(self, tokens: int) -> None:
+        """Notes the tokens of the longest answer that a request was given; without any there was none."""
+        if tokens:
+            self._longest.observe(tokens)
 
     def finished(self, reason: str) -> None:
         """Counts a request that ended: stop, length or abort."""
@@ -206,7 +220,7 @@ class Metrics:
 class Stopwatch:
     """Observes one sequence: its wait, its tokens and its end. Times are monotonic seconds.
 
-    ``capability`` is what the request asks for; the family's name where it is not known.
+    ``capability`` is what the request asks for; the family's name where it is not known. ``generated`` are its tokens so far.
     """
 
     def __init__(self, metrics: Metrics, prompt_tokens: int, capability: str = ""):
@@ -218,7 +232,8 @@ class Stopwatch:
         self._begun: float | None = None
         self._first: float | None = None
         self._last = self._arrived
-        self._generated = 0
+        self._computed: int | None = None
+        self.generated = 0
         self._reason: str | None = None
 
     def begun(self) -> None:
@@ -227,6 +242,11 @@ class Stopwatch:
         self._metrics.queued(self._capability, self._begun - self._arrived)
         self._metrics.prompt_tokens.inc(self._prompt_tokens)
         self._observed.prompt_tokens += self._prompt_tokens
+
+    def read(self, cached: int) -> None:
+        """The prompt is in the KV cache, which had ``cached`` tokens of it before. What is said after the first time does not count."""
+        if self._computed is None:
+            self._computed = self._prompt_tokens - cached
 
     def tokens(self, count: int) -> None:
         """``count`` tokens came, at least one."""
@@ -238,7 +258,7 @@ class Stopwatch:
         else:
             self._metrics.between.observe((now - self._last) / count)
         self._last = now
-        self._generated += count
+        self.generated += count
         self._metrics.generation_tokens.inc(count)
         self._observed.completion_tokens += count
 
@@ -252,6 +272,8 @@ class Stopwatch:
         if self._begun is not None:
             self._metrics.inference.observe(now - self._begun)
             self._metrics.request_prompt.observe(self._prompt_tokens)
+            if self._computed is not None:
+                self._metrics.request_computed.observe(self._computed)
             self._generation(self._begun)
 
     def ended(self) -> None:
@@ -265,9 +287,9 @@ class Stopwatch:
         metrics, decode = self._metrics, self._last - self._first
         metrics.prefill.observe(self._first - begun)
         metrics.decode.observe(decode)
-        metrics.request_generation.observe(self._generated)
-        if self._generated > 1:
-            metrics.per_token.observe(decode / (self._generated - 1))
+        metrics.request_generation.observe(self.generated)
+        if self.generated > 1:
+            metrics.per_token.observe(decode / (self.generated - 1))
 
 
 class _Loads(Collector):
@@ -289,6 +311,7 @@ class _Loads(Collector):
             for model, stats in engines.items():
                 counter.add_metric([model], count(stats))
             yield counter
+        yield _step_sizes(engines)
         yield from _by_capability(loads)
         yield _cache_config(engines)
         yield _adapters(engines)
@@ -303,11 +326,21 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("num_preemptions", "Times that a sequence had to make room for others.", lambda stats: stats.preemptions_total),
     ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda stats: stats.prefix_cache_queries_total),
     ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", lambda stats: stats.prefix_cache_hits_total),
+    ("spec_decode_num_drafts", "Times that speculation proposed tokens for a sequence.", lambda stats: stats.drafts_total),
     ("spec_decode_num_draft_tokens", "Tokens that speculation proposed.", lambda stats: stats.draft_tokens_total),
     ("spec_decode_num_accepted_tokens", "Proposed tokens that were right.", lambda stats: stats.accepted_tokens_total),
     ("engine_steps", "Forward passes of the engine.", lambda stats: stats.steps_total),
     ("engine_restarts", "Times that the engine began anew after an error.", lambda stats: stats.restarts_total),
 )
+
+
+def _step_sizes(engines: dict[str, EngineStats]) -> Metric:
+    sizes = HistogramMetricFamily(f"{_PREFIX}iteration_tokens_total", "Tokens of a step: read of prompts, and made.", labels=["model_name"])
+    bounds = [*map(floatToGoString, STEP_SIZES), "+Inf"]
+    for model, stats in engines.items():
+        # In the text, bounds are spelled as Go does; counts are of a bound and those below.
+        sizes.add_metric([model], list(zip(bounds, accumulate(stats.steps_by_size), strict=True)), stats.step_tokens_total)
+    return sizes
 
 
 def _by_capability(loads: dict[str, Load]) -> Iterator[Metric]:
@@ -342,7 +375,7 @@ def _adapters(engines: dict[str, EngineStats]) -> Metric:
 
 
 class _Plain(Collector):
-    """A registry's metrics of models under vLLM's own names."""
+    """A registry's metrics of models under vLLM's own names, with the label of the engine's number that its dashboards select by."""
 
     def __init__(self, registry: CollectorRegistry):
         self._registry = registry
@@ -352,5 +385,9 @@ class _Plain(Collector):
             name = metric.name.removeprefix(_PREFIX)
             if name in VLLM_NAMES:
                 plain = Metric(_PLAIN + name, metric.documentation, metric.type)
-                plain.samples = [sample._replace(name=_PLAIN + sample.name.removeprefix(_PREFIX)) for sample in metric.samples]
+                plain.samples = [_as_vllm(sample) for sample in metric.samples]
                 yield plain
+
+
+def _as_vllm(sample: Sample) -> Sample:
+    return sample._replace(name=_PLAIN + sample.name.removeprefix(_PREFIX), labels={**sample.labels, "engine": "0"})

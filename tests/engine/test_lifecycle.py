@@ -1,13 +1,15 @@
 """Requests come, leave and fail; the engine keeps its slots and says why it died."""
 
 import asyncio
+import math
 import random
 import threading
 from typing import Any
 
 import pytest
 import torch
-from modelyard_runtime.engine.base import EngineFailed, FinishReason, InvalidTokens, RequestFailed, RequestTooLarge
+from modelyard_runtime.engine.base import STEP_SIZES, EngineFailed, EngineStats, FinishReason, InvalidTokens, RequestFailed, RequestTooLarge
+from modelyard_runtime.engine.blocks import BLOCK
 from modelyard_runtime.engine.engine import TransformersEngine
 from modelyard_runtime.engine.settings import EngineSettings
 
@@ -294,3 +296,17 @@ async def test_counters_are_those_of_requests_alone(kit: Any) -> None:
         await asyncio.gather(*(kit.tokens(engine, [5] * 10, max_tokens=4) for _ in range(3)))
         stats = engine.stats()
         assert (stats.prompt_tokens_total, stats.generation_tokens_total) == (30, 12)
+        assert (sum(stats.steps_by_size), stats.step_tokens_total) == (stats.steps_total, 42)
+
+
+async def test_steps_are_told_apart_by_their_tokens(kit: Any) -> None:
+    def sizes(stats: EngineStats) -> dict[float, int]:
+        return {bound: count for bound, count in zip((*STEP_SIZES, math.inf), stats.steps_by_size, strict=True) if count}
+
+    async with kit.engine("qwen3", max_model_length=512, prefill_tokens=64) as engine:
+        await kit.tokens(engine, [5] * 100, max_tokens=4)
+        # 64 tokens of the prompt, then 36 and the first of the answer, then the others one by one.
+        assert sizes(engine.stats()) == {64: 2, 1: 3}
+        await kit.tokens(engine, [5] * 100, max_tokens=1)
+        cached = (100 - 1) // BLOCK * BLOCK
+        assert engine.stats().step_tokens_total == 104 + (100 - cached) + 1

@@ -99,6 +99,8 @@ async def test_answers_are_the_same_with_and_without(kit: Any, sampling: dict[st
     )
     assert stats.accepted_tokens_total > 60
     assert stats.draft_tokens_total > stats.accepted_tokens_total
+    assert stats.drafts_total < stats.draft_tokens_total <= 3 * stats.drafts_total
+    assert (sum(stats.steps_by_size), stats.step_tokens_total) == (stats.steps_total, sum(map(len, prompts)) + 6 * 30)
     assert stats.generation_tokens_total == 6 * 30
     assert stats.steps_total < 6 * 30
 

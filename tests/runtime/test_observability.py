@@ -59,14 +59,39 @@ def test_plain_names_are_shown_on_demand(start: Callable[..., Running]) -> None:
     assert {name.removesuffix("_total") for name in plain} == {name.removesuffix("_total") for name in VLLM_NAMES}
     text = httpx.get(f"{server.private_url}/metrics").text
     for line in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
-        assert f'{line}{{model_name="tiny-chat"}} 0' in text
-    assert 'vllm:request_generation_tokens_sum{model_name="tiny-chat"} 4.0' in text
-    assert 'vllm:request_success_total{finished_reason="length",model_name="tiny-chat"} 1.0' in text
+        assert f'{line}{{engine="0",model_name="tiny-chat"}} 0' in text
+    assert 'vllm:request_generation_tokens_sum{engine="0",model_name="tiny-chat"} 4.0' in text
+    assert 'vllm:request_success_total{engine="0",finished_reason="length",model_name="tiny-chat"} 1.0' in text
+    assert 'vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="tiny-chat"} 3.0' in text
+    samples = [line for line in text.splitlines() if line.startswith("vllm:")]
+    assert all('engine="0"' in sample for sample in samples)
+    assert not any('engine="0"' in line for line in text.splitlines() if line.startswith("modelyard_"))
     assert 'le="0.001"' in text
 
 
 def test_plain_names_are_off_by_default(chat: Running) -> None:
     assert "vllm:" not in httpx.get(f"{chat.private_url}/metrics").text
+
+
+def test_the_tokens_of_a_request_are_observed(start: Callable[..., Running]) -> None:
+    server = start()
+    prompt = [7] * 80
+
+    def ask(**more: Any) -> None:
+        server.openai().completions.create(model="tiny-chat", prompt=prompt, **more)
+
+    ask(max_tokens=3)
+    assert server.metric("request_prefill_kv_computed_tokens_sum") == 80
+    ask(max_tokens=5, n=2, temperature=0)
+    cached = server.metric("prefix_cache_hits_total")
+    assert cached > 0
+    assert server.metric("request_prefill_kv_computed_tokens_count") == 3
+    assert server.metric("request_prefill_kv_computed_tokens_sum") == 3 * 80 - cached
+    longest = [server.metric(f"request_max_num_generation_tokens_{part}") for part in ("count", "sum")]
+    assert longest[0] == 2, "one for the two answers of a request"
+    assert longest[1] <= server.metric("generation_tokens_total") < 2 * longest[1]
+    assert server.metric("iteration_tokens_total_sum") == 3 * 80 - cached + server.metric("generation_tokens_total")
+    assert server.metric("iteration_tokens_total_count") == server.metric("engine_steps_total")
 
 
 def test_requests_are_counted_by_route_and_status(chat: Running) -> None:
@@ -118,7 +143,7 @@ def test_a_model_that_goes_takes_its_series_along() -> None:
     text = exposition.render().decode()
     assert 'model_name="one"' not in text
     assert 'modelyard_request_success_total{finished_reason="stop",model_name="two"} 1.0' in text
-    assert 'vllm:num_requests_running{model_name="two"} 1.0' in text
+    assert 'vllm:num_requests_running{engine="0",model_name="two"} 1.0' in text
 
 
 def test_the_log_says_what_a_request_was(chat: Running, caplog: pytest.LogCaptureFixture) -> None:

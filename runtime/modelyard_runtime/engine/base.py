@@ -124,12 +124,18 @@ class GenerationRequest:
     media: Media | None = None
 
 
+#: Upper bounds of the sizes of steps that are told apart, in tokens; steps that are larger come after them. vLLM has the same.
+STEP_SIZES = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for metrics. Counters only grow; ``kv_cache_usage`` is the share of 1 that running sequences hold.
 
-    Prefix cache counters are in tokens of prompts, as vLLM's are: looked up, and found. Speculative ones are tokens tried and kept.
-    ``block_size`` is in tokens, 0 where the cache has no blocks; adapters are those of the running and of the waiting requests.
+    Prefix cache counters are in tokens of prompts, as vLLM's are: looked up, and found. Speculative ones are tokens tried and kept, and
+    how often some were tried. ``steps_by_size`` counts steps by the tokens that they read of prompts and made, see STEP_SIZES, and
+    ``step_tokens_total`` those tokens. ``block_size`` is in tokens, 0 where the cache has no blocks; adapters are those of the running
+    and of the waiting requests.
     """
 
     running: int
@@ -142,8 +148,11 @@ class EngineStats:
     prefix_cache_queries_total: int = 0
     draft_tokens_total: int = 0
     accepted_tokens_total: int = 0
+    drafts_total: int = 0
     restarts_total: int = 0
     steps_total: int = 0
+    steps_by_size: tuple[int, ...] = ()
+    step_tokens_total: int = 0
     block_size: int = 0
     blocks: int = 0
     max_adapters: int = 0

@@ -70,6 +70,7 @@ class Core:
                 raise
             return self._shrink(work, error)
         self.counts.steps += 1
+        made_before = self.counts.generation_tokens
         self.scheduler.computed(work, scores.spoiled)
         self._score_prompts(work, scores)
         outcomes: Outcomes = []
@@ -80,6 +81,7 @@ class Core:
             outcomes += [(item.sequence, outcome) for (item, _, _), outcome in zip(due, made, strict=True)]
             due = [(item, rows, i + 1) for (item, rows, i), outcome in zip(due, made, strict=True) if self._guessed(item, i, outcome)]
         self._learn(work)
+        self.counts.sized(sum(item.read for item in work) + self.counts.generation_tokens - made_before)
         return outcomes
 
     def self_test(self) -> None:

@@ -1,11 +1,17 @@
 """What an engine has done since it was started."""
 
-from dataclasses import dataclass, fields
+from bisect import bisect_left
+from dataclasses import dataclass, field, fields
+
+from modelyard_runtime.engine.base import STEP_SIZES
 
 
 @dataclass(slots=True)
 class Counts:
-    """Counters that only grow; written by the engine's thread, read by anybody. Those of the prefix cache are in tokens."""
+    """Counters that only grow; written by the engine's thread, read by anybody. Those of the prefix cache are in tokens.
+
+    ``steps_by_size`` counts steps by STEP_SIZES, with those that are larger at the end.
+    """
 
     steps: int = 0
     prompt_tokens: int = 0
@@ -13,11 +19,20 @@ class Counts:
     preemptions: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+    drafts: int = 0
     drafted: int = 0
     accepted: int = 0
     restarts: int = 0
+    step_tokens: int = 0
+    steps_by_size: list[int] = field(default_factory=lambda: [0] * (len(STEP_SIZES) + 1))
+
+    def sized(self, tokens: int) -> None:
+        """Takes down how many tokens a step read of prompts and made."""
+        self.step_tokens += tokens
+        self.steps_by_size[bisect_left(STEP_SIZES, tokens)] += 1
 
     def clear(self) -> None:
         """Begins at 0: for what happened before the first client came."""
+        new = Counts()
         for counter in fields(self):
-            setattr(self, counter.name, 0)
+            setattr(self, counter.name, getattr(new, counter.name))

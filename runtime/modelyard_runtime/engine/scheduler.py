@@ -47,6 +47,12 @@ class Work:
         return [*self.sequence.tokens[self.span.start : self.known], *self.drafts]
 
     @property
+    def read(self) -> int:
+        """How many of the tokens are the prompt's."""
+        left = len(self.sequence.request.prompt_token_ids) - self.span.start
+        return 0 if left <= 0 else min(left, self.span.length)
+
+    @property
     def samples(self) -> bool:
         """Whether the step computes the sequence's newest token, so that the next one can be sampled. Ask before that is appended."""
         return self.known == len(self.sequence.tokens)
@@ -170,6 +176,7 @@ class Scheduler:
         if not drafts or not self._table.can_grow(sequence.slot, blocks):
             return ()
         self._table.grow(sequence.slot, blocks)
+        self._counts.drafts += 1
         self._counts.drafted += len(drafts)
         return drafts
 

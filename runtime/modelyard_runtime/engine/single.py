@@ -76,6 +76,8 @@ class SingleEngine(ThreadedEngine[Sequence]):
             generation_tokens_total=counts.generation_tokens,
             restarts_total=counts.restarts,
             steps_total=counts.steps,
+            steps_by_size=tuple(counts.steps_by_size),
+            step_tokens_total=counts.step_tokens,
         )
 
     # What engines differ in.
@@ -152,10 +154,11 @@ class SingleEngine(ThreadedEngine[Sequence]):
         """Tells of a token, which is the last of ``sequence.tokens`` already."""
         self._watchdog.touch()
         self._counts.steps += 1
-        if sequence.generated <= 1:
-            self._counts.prompt_tokens += sequence.prompt_length
-        if not isinstance(outcome, EngineFailed) and outcome.token_id is not None:
-            self._counts.generation_tokens += 1
+        read = sequence.prompt_length if sequence.generated <= 1 else 0
+        made = int(not isinstance(outcome, EngineFailed) and outcome.token_id is not None)
+        self._counts.prompt_tokens += read
+        self._counts.generation_tokens += made
+        self._counts.sized(read + made)
         self._running = not is_last(outcome)
         self._tell([(sequence, outcome)])
 

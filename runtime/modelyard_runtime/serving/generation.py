@@ -296,6 +296,7 @@ class GenerationService:
         finally:
             for watch in watches:
                 watch.ended()
+            self._metrics.answered(max(watch.generated for watch in watches))
 
     def ways(self, capability: str) -> tuple[Way, ...]:
         """Returns the ways of requests through the model, for warm-up."""
@@ -311,6 +312,7 @@ class GenerationService:
         try:
             async with aclosing(answer) as deltas:
                 async for delta in deltas:
+                    watch.read(delta.events[0].cached_tokens)
                     if delta.token_ids:
                         watch.tokens(len(delta.token_ids))
                     if delta.finish_reason is not None:

@@ -111,6 +111,7 @@ class TranscriptionService:
                 watch.finished("stop")
         finally:
             watch.ended()
+            self._metrics.answered(watch.generated)
 
     async def _listen(self, data: bytes, wish: Wish) -> Listened:
         patience = Patience(self._settings.audio_timeout.total_seconds())
