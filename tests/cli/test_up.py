@@ -87,9 +87,10 @@ def test_wakes_answers_and_sleeps_again(cli, up):
 
 
 def test_without_a_terminal_it_ends_after_the_answer_which_alone_is_on_standard_output(cli):
-    answer = cli.run("up", write_tiny(cli), "--ask", "Hello?")
+    answer = cli.run("up", write_tiny(cli), "--host", "127.0.0.2", "--ask", "Hello?")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip()
+    assert "Serving at http://127.0.0.2:" in answer.stderr
     assert "Ready" in answer.stderr
     assert "Ready" not in answer.stdout
     assert cli.run("get").returncode == 1

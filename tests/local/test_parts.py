@@ -31,6 +31,14 @@ def test_a_probe_fails_only_after_its_threshold():
     assert not probe.failed
 
 
+@pytest.mark.parametrize(
+    ("address", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("::", "::1"), ("192.168.0.2", "192.168.0.2"), ("localhost", "localhost")],
+)
+def test_all_addresses_are_reached_at_the_own_one(address, reached):
+    assert ports.reached(address) == reached
+
+
 def test_a_port_that_is_taken_is_avoided_or_refused():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

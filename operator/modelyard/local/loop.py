@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from modelyard.api.inference_model import InferenceModel
+from modelyard.api.names import authority
 from modelyard.controller.models import Models
 from modelyard.controller.types import BuildSettings, Demand, Event, Key
 from modelyard.gateway.directory import Directory
@@ -40,7 +41,7 @@ class Yard:
     def __init__(self, gateway: Gateway, directory: Directory, host: Host, on_step: Callable[[Sequence[Seen], Sequence[News]], None]):
         self.gateway = gateway
         self._directory, self._host, self._on_step = directory, host, on_step
-        self._settings = BuildSettings(gateway_url=f"http://{host.address}:{gateway.port}/v1")
+        self._settings = BuildSettings(gateway_url=f"{self._at(gateway.port)}/v1")
         self._models: dict[Key, LocalModel] = {}
         self._leaving: dict[Key, LocalModel] = {}
         self._names = Models()
@@ -56,7 +57,10 @@ class Yard:
     @property
     def private_url(self) -> str:
         """Where the gateway's own metrics are."""
-        return f"http://{self._host.address}:{self.gateway.private_port}"
+        return self._at(self.gateway.private_port)
+
+    def _at(self, port: int) -> str:
+        return f"http://{authority(ports.reached(self.gateway.settings.host), port)}"
 
     def apply(self, models: Mapping[Key, InferenceModel]) -> None:
         """Makes these the models that run: adds, changes and removes."""

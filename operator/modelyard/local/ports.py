@@ -1,4 +1,4 @@
-"""Free ports."""
+"""Free ports, and where a listener is reached."""
 
 import contextlib
 import socket
@@ -22,6 +22,11 @@ def for_gateway(address: str, wanted: int | None, usual: int) -> int:
     if wanted and not _is_free(address, wanted):
         raise PortTaken(f"port {wanted} of {address} is taken", "Choose another with --port, or leave --port out to get a free one")
     return wanted
+
+
+def reached(address: str) -> str:
+    """Returns where clients on this machine reach who listens at ``address``: nobody can call the one that means all of them."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
 def _is_free(address: str, port: int) -> bool:
