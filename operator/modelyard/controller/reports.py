@@ -18,13 +18,15 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 2.0
 _AT_ONCE = 8
+#: A pod's image may be anybody's, and what it says without end may not fill the operator's memory.
+_MOST_BYTES = 1 << 18
 
 
 class Reports:
     """The newest report of each model; ``on_report`` is called with its key when it arrives."""
 
-    def __init__(self, on_report: Callable[[Key], None]):
-        self._on_report = on_report
+    def __init__(self, on_report: Callable[[Key], None], port: int = METRICS_PORT):
+        self._on_report, self._port = on_report, port
         self._reports: dict[Key, RuntimeReport] = {}
         self._asking: dict[Key, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -66,8 +68,15 @@ class Reports:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS))
         try:
-            async with self._session.get(f"http://{authority(pod.ip, METRICS_PORT)}/progress") as response:
-                return RuntimeReport(pod.view.name, Progress.parse(await response.read()))
+            async with self._session.get(f"http://{authority(pod.ip, self._port)}/progress") as response:
+                return RuntimeReport(pod.view.name, Progress.parse(await _bounded(response.content)))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             log.debug("pod %s does not report: %s", pod.view.name, problem or type(problem).__name__)
             return RuntimeReport(pod.view.name)
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    body = b""
+    while chunk := await content.read(_MOST_BYTES - len(body)):
+        body += chunk
+    return body
