@@ -1,6 +1,5 @@
 """LoRA adapters over HTTP: asked for as model:adapter, at start and at run time."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,33 +10,16 @@ import pytest
 import torch
 from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.sources.tiny import make_chat
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from .conftest import Running, running, wait_until
+from .tiny_adapters import adapter
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base")
     make_chat(path)
-    return path
-
-
-def adapter(base: Path, path: Path, seed: int, rank: int = 4, **config: object) -> Path:
-    """Writes an adapter of the first layer's projections, as PEFT saves one."""
-    path.mkdir()
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    with safe_open(base / "model.safetensors", "pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 - not a mapping
-            if name.startswith("model.layers.0.") and name.endswith("_proj.weight"):
-                rows, columns = weights.get_slice(name).get_shape()
-                key = f"base_model.model.{name.removesuffix('.weight')}"
-                tensors[f"{key}.lora_A.weight"] = torch.randn(rank, columns, generator=generator)
-                tensors[f"{key}.lora_B.weight"] = torch.randn(rows, rank, generator=generator)
-    save_file(tensors, path / "adapter_model.safetensors")
-    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 4} | config))
     return path
 
 

@@ -9,6 +9,9 @@ import pytest
 from modelyard_runtime.arguments import parse
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.settings import ServeSettings
+from modelyard_runtime.sources.tiny import make_chat
+
+from .tiny_adapters import adapter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
 
@@ -16,13 +19,20 @@ PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
 def test_the_catalogue_and_the_commands_work_as_they_stand(start, tmp_path):
     catalogue = tmp_path / "models.yaml"
     catalogue.write_text(re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0])
-    server = start((), catalogue=catalogue, state_dir=tmp_path / "state")
+    adapters = tmp_path / "adapters"
+    (tmp_path / "base").mkdir()
+    make_chat(tmp_path / "base")
+    adapters.mkdir()
+    adapter(tmp_path / "base", adapters / "sql", 1)
+    allowed = ("builtin://*", f"file://{adapters}/*")
+    server = start((), catalogue=catalogue, state_dir=tmp_path / "state", allow_pull=allowed)
     (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
     environment = {"PATH": os.environ["PATH"], "CURL_HOME": str(tmp_path), "HOME": str(tmp_path)}
     examples = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         text = example.replace("http://localhost:8000", server.url).replace("http://localhost:9000", server.private_url)
+        text = text.replace("file:///adapters", f"file://{adapters}")
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{example}: {done.stdout}{done.stderr}"
 

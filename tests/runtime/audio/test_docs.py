@@ -30,3 +30,4 @@ def test_examples_run_as_they_stand(  # noqa: PLR0917 - fixtures
             done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             assert done.stdout.startswith("1\n00:00:0")
+            assert "\nWEBVTT\n\n00:00:0" in done.stdout
