@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
 
 _REMEDY = "fetch or convert the model again"
 _WORDS = {dict: "an object", list: "an array"}
@@ -14,11 +14,16 @@ T = TypeVar("T", dict, list)  # type: ignore[type-arg]
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
-    """Returns the object or array in a file, None where there is no such file. Raises UnsupportedModel on anything else."""
+    """Returns the object or array in a file, None where there is no such file.
+
+    Raises UnsupportedModel on anything else, and WeightsNotFound where the file cannot be read.
+    """
     if not path.is_file():
         return None
     try:
         value = json.loads(path.read_text())
+    except OSError as error:
+        raise WeightsNotFound(f"{_shown(path)} cannot be read: {error.strerror}", "let the server's user read it") from error
     except (ValueError, RecursionError) as error:
         raise UnsupportedModel(f"{_shown(path)} is no JSON: {error}", _REMEDY) from error
     if not isinstance(value, kind):
@@ -27,7 +32,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns the object in a file, an empty one where there is no such file. Raises UnsupportedModel on anything else."""
+    """Returns the object in a file, an empty one where there is no such file. Raises as `read_json` does."""
     return read_json(path, dict) or {}
 
 

@@ -25,6 +25,16 @@ def written(file: str, data: bytes) -> Change:
     return lambda folder: (folder / file).write_bytes(data)
 
 
+def unreadable(file: str) -> Change:
+    """Returns what makes a file one that no user can read, root neither."""
+
+    def change(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).symlink_to("/proc/self/mem")
+
+    return change
+
+
 def changed(file: str, **values: Any) -> Change:
     """Returns what changes keys of a file's object; ``__`` goes a level down."""
 
@@ -85,6 +95,7 @@ ROWS: dict[str, tuple[str, Change, str, str]] = {
     "template-number": ("tiny-chat", changed("tokenizer_config.json", chat_template=5), "UnsupportedModel", "template-number"),
     "template-hunger": ("tiny-chat", changed("tokenizer_config.json", chat_template="{{ 'x' * 9999999999 }}"), "UnsupportedModel",
                         "more than 512 MiB"),
+    "config-unreadable": ("tiny-chat", unreadable("config.json"), "WeightsNotFound", "config.json of config-unreadable cannot be read"),
     "config-list": ("tiny-chat", written("config.json", b"[]"), "UnsupportedModel", "config.json of config-list is not an object"),
     "config-cut": ("tiny-chat", written("config.json", b'{"model_type": '), "UnsupportedModel", "config.json of config-cut is no JSON"),
     "config-nested": ("tiny-embed", written("config.json", b'{"a":' * 100_000), "UnsupportedModel", "is no JSON"),

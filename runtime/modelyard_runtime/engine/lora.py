@@ -8,7 +8,6 @@ the one that it began with.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.model_files import read_json
 from modelyard_runtime.models.fusing import FusedLayer
 
 #: The file that tells an adapter's folder.
@@ -180,13 +180,10 @@ _REMEDY = "choose an adapter that was trained on these weights with PEFT, for th
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
-    except FileNotFoundError:
-        raise WeightsNotFound(f"{folder.name} has no {ADAPTER_CONFIG}", "name a folder in PEFT's format") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise WeightsNotFound(f"{ADAPTER_CONFIG} of {folder.name} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = read_json(folder / ADAPTER_CONFIG, dict)
+    if config is None:
+        raise WeightsNotFound(f"{folder.name} has no {ADAPTER_CONFIG}", "name a folder in PEFT's format")
+    if config.get("peft_type") != "LORA":
         raise UnsupportedModel(f"{folder.name} is not a LoRA adapter: its peft_type is not LORA", _REMEDY)
     odd = next((key for key, neutral in _NEUTRAL.items() if config.get(key) not in neutral), None)
     if odd is not None:

@@ -1,6 +1,5 @@
 """Loading a causal language model from a folder: data type by device, threads by cores, weights laid out for the library's kernels."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import has_matrix_units, usable_cores
+from modelyard_runtime.model_files import read_object
 from modelyard_runtime.models.fusing import fuse
 from modelyard_runtime.models.packing import pack, packing
 from modelyard_runtime.models.placement import element, is_spread, place
@@ -198,12 +198,9 @@ def _config(folder: Path, *, trusted: bool) -> Any:
 
 
 def _check_code(folder: Path) -> None:
-    """Raises UnsupportedModel when only code in the folder knows the architecture. What is no JSON is the library's to complain of."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (ValueError, RecursionError):
-        return
-    if isinstance(config, dict) and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+    """Raises UnsupportedModel when only code in the folder knows the architecture."""
+    config = read_object(folder / "config.json")
+    if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
         raise UnsupportedModel(
             f"{folder.name} (model_type {config.get('model_type', 'missing')}) runs only by Python code that comes with the weights",
             TRUST_REMEDY,

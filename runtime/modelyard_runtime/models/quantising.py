@@ -8,7 +8,6 @@ measured yet.
 """
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from transformers import BitsAndBytesConfig, FineGrainedFP8Config
 
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.hardware import multiplies_bytes, processor_flags
+from modelyard_runtime.model_files import read_object
 from modelyard_runtime.models import int4
 
 Quantization = Literal["none", "int8", "int4", "fp8"]
@@ -88,12 +88,8 @@ def check(quantization: Quantization, device: torch.device) -> None:
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a folder's weights are in fewer bits already. What is no config is for others to complain of."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and bool(config.get("quantization_config"))
+    """Whether a folder's weights are in fewer bits already. Raises UnsupportedModel or WeightsNotFound where its config cannot be read."""
+    return bool(read_object(folder / "config.json").get("quantization_config"))
 
 
 def _check_processor(quantization: Quantization) -> None:

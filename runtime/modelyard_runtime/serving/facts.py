@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from modelyard_runtime.model_files import read_object
+
 _LENGTH_BYTES = 8
 #: A parameter takes a bit at least: a file that says that it holds more of them than that is not believed.
 _PER_BYTE = 8
@@ -35,7 +37,7 @@ class Facts:
 
 
 def facts_of(folder: Path) -> Facts:
-    """Returns what there is to know; files that cannot be read say nothing, for whoever loads them says it better."""
+    """Returns what there is to know; weights that cannot be read say nothing, for whoever loads them says it better."""
     counts: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
         counts.update(_parameters(path))
@@ -45,11 +47,7 @@ def facts_of(folder: Path) -> Facts:
 
 
 def _architecture(folder: Path) -> str:
-    try:
-        config = orjson.loads((folder / "config.json").read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return ""
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    kind = read_object(folder / "config.json").get("model_type")
     return kind if isinstance(kind, str) else ""
 
 

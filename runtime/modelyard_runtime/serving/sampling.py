@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -10,6 +9,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.model_files import read_object
 from modelyard_runtime.settings import GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -55,14 +56,12 @@ def sampling_defaults(folder: Path, settings: GenerationSettings) -> SamplingDef
 
 def _from_weights(path: Path) -> dict[str, Any]:
     """Returns what the file says; what is out of bounds is left out and logged: a request that said it would be refused."""
-    if not path.is_file():
-        return {}
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        logger.warning("%s is not JSON and is not used: %s", path.name, error)
+        config = read_object(path)
+    except (UnsupportedModel, WeightsNotFound) as refusal:
+        logger.warning("%s, and is not used", refusal.message)
         return {}
-    said = {name: config[name] for name in _BOUNDS if isinstance(config, dict) and config.get(name) is not None}
+    said = {name: config[name] for name in _BOUNDS if config.get(name) is not None}
     taken = {}
     for name, value in said.items():
         field, least, most = _BOUNDS[name]
