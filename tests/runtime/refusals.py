@@ -7,6 +7,10 @@ import httpx
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT = {"model": "tiny-chat", "messages": HELLO, "max_tokens": 2}
 
+#: OpenAI's type of an error by its status.
+TYPES = {400: "invalid_request_error", 403: "permission_error", 404: "invalid_request_error", 405: "invalid_request_error"}
+TYPES |= {409: "invalid_request_error"}
+
 
 def assert_serves(chat) -> None:
     assert httpx.post(f"{chat.url}/v1/chat/completions", json=CHAT).status_code == 200

@@ -13,6 +13,7 @@ from modelyard_runtime.sources.tiny import make_chat
 from safetensors.torch import load_file, save_file
 
 from .conftest import Running, running, wait_until
+from .refusals import TYPES, assert_error
 from .tiny_adapters import adapter
 
 
@@ -123,9 +124,7 @@ BAD = {
 @pytest.mark.parametrize(("body", "status", "param", "words"), BAD.values(), ids=BAD.keys())
 def test_bad_adapters_are_refused(server, body, status, param, words):
     reply = httpx.post(f"{server.private_url}/admin/models/assistant/adapters", json=body)
-    error = reply.json()["error"]
-    assert (reply.status_code, error["param"]) == (status, param)
-    assert words in error["message"]
+    assert_error(reply, status, TYPES[status], param, None, words)
 
 
 def _add(server: Running, source: str) -> tuple[int, str]:

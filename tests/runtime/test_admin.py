@@ -14,6 +14,7 @@ from modelyard_runtime.serving.jobs import Job, JobStore, State, StoreTaken
 
 from .conftest import Running, logged, wait_until
 from .hub import Hub, serving
+from .refusals import TYPES, assert_error
 
 EMBED = "builtin://tiny-embed"
 KEY = {"authorization": "Bearer open-sesame"}
@@ -332,7 +333,7 @@ def test_a_file_of_a_later_version_is_left_alone(tmp_path):
         JobStore(tmp_path / "jobs.sqlite")
 
 
-# Method, path, body → status, type, param, words
+# Method, path, body → status (whose error has one type), param, words
 BAD = {
     "no body": ("POST", "pulls", None, 400, None, "no body"),
     "no source": ("POST", "pulls", {}, 400, "source", "Missing required parameter"),
@@ -391,7 +392,5 @@ def quiet(settings: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 def test_bad_requests_are_refused_with_what_to_do(quiet, case):
     method, path, body, status, param, words = BAD[case]
     answer = httpx.request(method, f"{quiet.private_url}/admin/{path}", json=body)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["param"]) == (status, param), error
-    assert words in error["message"]
+    assert_error(answer, status, TYPES[status], param, None, words)
     assert get(quiet, "pulls").json()["data"] == []

@@ -7,8 +7,7 @@ import httpx
 import pytest
 
 from .conftest import Running
-
-HELLO = [{"role": "user", "content": "Hello"}]
+from .refusals import HELLO, TYPES, assert_error
 
 
 def ask(server: Running, path: str, **body: Any) -> Any:
@@ -85,23 +84,19 @@ ROWS: list[tuple[str, Any, int, str | None, str]] = [
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_refused(chat: Running, row: tuple[str, Any, int, str | None, str]) -> None:
     path, body, status, param, words = row
-    answer = httpx.post(f"{chat.url}/{path}", json=body)
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert error["param"] == param
-    assert words in error["message"]
+    assert_error(httpx.post(f"{chat.url}/{path}", json=body), status, TYPES[status], param, None, words)
 
 
 def test_an_encoder_has_no_conversations(embed: Running) -> None:
     answer = httpx.post(f"{embed.url}/tokenize", json={"messages": HELLO})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_capability")
+    assert_error(answer, 400, TYPES[400], "model", "unsupported_capability", "/v1/embeddings")
 
 
 def test_a_server_of_several_models_wants_a_name(start: Callable[..., Running]) -> None:
     server = start(("builtin://tiny-embed", "other=builtin://tiny-embed"))
     assert ask(server, "tokenize", model="other", prompt="Hello")["count"] > 0
     answer = httpx.post(f"{server.url}/tokenize", json={"prompt": "Hello"})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+    assert_error(answer, 400, TYPES[400], "model", "missing_required_parameter", "several")
 
 
 def test_what_a_server_says_of_itself(chat: Running, embed: Running) -> None:
