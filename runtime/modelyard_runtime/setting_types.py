@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from modelyard.api.durations import Duration
+from modelyard.api.fields import MEDIA_HOST, RESERVED_VARIABLES
 from pydantic import AfterValidator, BeforeValidator, Field
 
 
@@ -58,16 +59,10 @@ def bytes_of(size: str, whole: Callable[[], int]) -> int:
 
 
 Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
-#: Names in chat templates that decide what is rendered, or are the template's own.
-_RESERVED = {
-    *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
-    *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
-    *("raise_exception", "strftime_now", "namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "self"),
-}
 
 
 def _template_variable(name: str) -> str:
-    if name in _RESERVED or name.endswith(("_token", "_tokens")):
+    if name in RESERVED_VARIABLES or name.endswith(("_token", "_tokens")):
         raise ValueError("is not for requests to set: it decides what is rendered")
     return name
 
@@ -75,11 +70,8 @@ def _template_variable(name: str) -> str:
 TemplateVariable = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_template_variable)]
 
 
-_HOST = re.compile(r"(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?")
-
-
 def _media_host(value: str) -> str:
-    if not _HOST.fullmatch(value):
+    if not re.fullmatch(MEDIA_HOST, value):
         raise ValueError("expected a host's name in small letters, *.domain or *, with :port or without")
     return value
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from modelyard.api.durations import Duration
+from modelyard.api.model import ReasoningParser, ToolParser
 from modelyard.api.names import ENV_PREFIX, HTTP_PORT, METRICS_PORT
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -43,7 +44,10 @@ class ModelSettings(BaseModel):
         "one a line in the environment).",
     )
     served_model_name: str | None = Field(
-        default=None, min_length=1, max_length=512, description="Name that clients put in `model`. The source's last part when left out."
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Name that clients put in `model`, for the one model without name=source. The source's last part when left out.",
     )
     capability: Annotated[tuple[Capability, ...], NoDecode, split(",")] = Field(
         default=(),
@@ -158,10 +162,10 @@ class GenerationSettings(BaseModel):
         description="Further names that requests may set in `chat_template_kwargs` (repeatable); enable_thinking, thinking and "
         "reasoning_effort they always may.",
     )
-    tool_parser: Literal["auto", "hermes", "qwen3_coder", "glm", "deepseek", "llama3", "pythonic", "mistral", "harmony", "json"] = Field(
+    tool_parser: ToolParser = Field(
         default="auto", description="How the model writes calls of tools; auto tells it from the chat template."
     )
-    reasoning_parser: Literal["auto", "think", "harmony", "none"] = Field(
+    reasoning_parser: ReasoningParser = Field(
         default="auto", description="How the model writes reasoning; auto tells it from the chat template."
     )
     grammar_timeout: Timeout = Field(

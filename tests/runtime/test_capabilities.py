@@ -82,6 +82,9 @@ def test_a_chat_model_for_transcription_ends_the_start_in_plain_words(start):
         ({"default_max_tokens": 5}, "--default-max-tokens", "spec.generation"),
         ({"adapter": ("a=file:///x",)}, "--adapter", "spec.engine.adapters"),
         ({"quantization": "int8"}, "--quantization", "spec.engine.quantization"),
+        ({"kv_cache_tokens": 64}, "--kv-cache-tokens", "spec.engine.kvCacheTokens"),
+        ({"prefix_caching": False}, "--prefix-caching", "spec.engine.prefixCaching"),
+        ({"beam_size": 2}, "--beam-size", "spec.engine.beamSize"),
     ],
 )
 def test_what_a_model_would_ignore_ends_its_start(start, given, flag, field):
@@ -89,6 +92,22 @@ def test_what_a_model_would_ignore_ends_its_start(start, given, flag, field):
     assert failure is not None
     assert failure.reason is Reason.ENGINE_ARGUMENTS_INVALID
     assert failure.message == f"{flag}: builtin://tiny-embed is a model for embeddings, which takes none"
+    assert f"({field})" in failure.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"max_batch_tokens": 64}, "spec.engine.maxBatchTokens"),
+        ({"report_usage": False}, "spec.engine.reportUsage"),
+        ({"embedding_cache_bytes": 0}, "spec.engine.embeddingCache"),
+        ({"beam_size": 2}, "spec.engine.beamSize"),
+    ],
+)
+def test_what_is_for_other_models_than_those_that_write_ends_its_start(start, given, field):
+    failure = start("builtin://tiny-chat", **given, wait=False).join()
+    assert failure is not None
+    assert failure.message.endswith("builtin://tiny-chat is a model for generation, which takes none")
     assert f"({field})" in failure.remedy
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelyard.api.fields import Argument, Bytes, Image, Part, Source, VariableName, text
+from modelyard.api.fields import Argument, Bytes, CacheSize, Image, Part, Source, VariableName, text
 from modelyard.api.markers import Keyed, NotYet, OnlyYet, Rule
 
 
@@ -51,6 +51,11 @@ class Engine(Part):
 
     rules = (
         Rule("!has(self.quantizeAbove) || self.quantization == 'auto'", "is for quantization: auto alone", field_path=".quantizeAbove"),
+        Rule(
+            "!has(self.kvCacheTokens) || !has(self.maxModelLength) || self.kvCacheTokens >= self.maxModelLength",
+            "must not be less than maxModelLength: it holds one sequence at least",
+            field_path=".kvCacheTokens",
+        ),
     )
 
     name: Annotated[EngineName, OnlyYet(("transformers",))] = Field(default=EngineName.TRANSFORMERS, description="The engine.")
@@ -73,6 +78,31 @@ class Engine(Part):
     )
     max_concurrent_sequences: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="Sequences that one replica generates at once."
+    )
+    kv_cache_tokens: Annotated[int, Field(ge=16, le=1 << 40)] | None = Field(
+        default=None, description="Tokens that the KV cache of one replica holds, of all sequences together. By the memory when left out."
+    )
+    prefix_caching: bool = Field(default=True, description="Whether prompts' keys and values are kept for requests that begin alike.")
+    speculative_tokens: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0,
+        description="Tokens per step and sequence guessed from its own text, at most. Answers stay the same; 0 is off.",
+    )
+    max_batch_tokens: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
+        default=None,
+        description="Tokens, padding included, of one forward pass over texts to embed or to judge. 2048 on a processor, 16384 on a GPU "
+        "when left out.",
+    )
+    embedding_cache: CacheSize | None = Field(
+        default=None, description="Memory for the embeddings of texts asked for last; 0 keeps none, 32Mi when left out."
+    )
+    report_usage: bool = Field(
+        default=True, description="Whether tokens are counted in answers to embeddings, rerank, score and classify; else they say 0."
+    )
+    beam_size: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        default=None, description="Beams that speech is read with; 1 is greedy, 5 when left out."
+    )
+    vllm_metric_names: bool = Field(
+        default=False, description="Whether metrics are shown under vLLM's own names too, for gateways and dashboards that look for those."
     )
     adapters: Annotated[list[Adapter], Field(max_length=32), Keyed("name")] = Field(
         default=[], description="LoRA adapters, in PEFT's format."

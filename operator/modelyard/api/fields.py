@@ -26,7 +26,9 @@ FORMS = "hf://org/name[@revision], s3://bucket/path, gs://bucket/path, pvc://cla
 OWNED_FLAGS = (
     "model|served-model-name|capability|dtype|max-model-length|max-concurrent-sequences|max-concurrency|max-queue|queue-timeout|"
     "request-timeout|max-prompt-tokens|max-new-tokens|quantization|quantize-above|trust-remote-code|adapter|temperature|top-p|top-k|min-p|repetition-penalty|"
-    "default-max-tokens|generation-config|"
+    "default-max-tokens|generation-config|tool-parser|reasoning-parser|chat-template-kwargs|max-choices|max-body-bytes|"
+    "kv-cache-tokens|prefix-caching|speculative-tokens|max-batch-tokens|embedding-cache-bytes|report-usage|beam-size|vllm-metric-names|"
+    "media-hosts|media-timeout|max-media-bytes|max-images|max-image-pixels|max-audio-bytes|max-audio-seconds|audio-timeout|"
     "warmup|warmup-skip|warmup-steps|warmup-batch|warmup-memory|drain-timeout|host|port|metrics-port|cache-dir|model-dir|token-file|termination-log"
 )
 OWNED_LABELS = "^(modelyard[.]dev/.*|app[.]kubernetes[.]io/(name|instance|component|managed-by|version)|pod-template-hash)$"
@@ -49,6 +51,12 @@ def keys(pattern: str, message: str) -> Rule:
     return Rule(f"self.all(key, key.matches(r'{pattern}'))", message)
 
 
+def _sized(least: str, most: str) -> Rule:
+    """Returns the rule that a size in bytes lies within two bounds, themselves included."""
+    bounds = f"!value.isLessThan(quantity('{least}')) && !value.isGreaterThan(quantity('{most}'))"
+    return quantity(bounds, f"must be a size with a unit, such as 16Mi, from {least} to {most}")
+
+
 _SIZE = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True, "maxLength": 32}
 _Size = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), WithJsonSchema(_SIZE)]
 Cores = Annotated[
@@ -62,6 +70,8 @@ Bytes = Annotated[
     _Size,
     quantity("!value.isLessThan(quantity('1Mi'))", "must be an amount of memory with a unit, such as 512Mi or 16Gi, 1Mi at least"),
 ]
+CacheSize = Annotated[_Size, _sized("0", "1Ti")]
+UploadSize = Annotated[_Size, _sized("1Ki", "1Gi")]
 Text = Annotated[str, Field(max_length=1024)]
 Name = Annotated[
     str, Field(min_length=1, max_length=253), text(NAME, "must be the name of an object: lower-case letters, digits, '-' and '.'")
@@ -92,6 +102,31 @@ Alias = Annotated[
     str,
     Field(min_length=1, max_length=253),
     text("^[A-Za-z0-9][A-Za-z0-9._:-]*$", "must be letters, digits, '.', '_', ':' and '-' (a slash would read as namespace/name)"),
+]
+
+
+#: A host that media are fetched from, for the runtime too.
+MEDIA_HOST = r"([*]|([*][.])?[a-z0-9_-]+([.][a-z0-9_-]+)*)(:[1-9][0-9]{0,4})?"
+MediaHost = Annotated[
+    str,
+    Field(min_length=1, max_length=300),
+    text(f"^{MEDIA_HOST}$", "must be a host's name in small letters, *.domain or *, with :port or without"),
+]
+#: Names in chat templates that decide what is rendered, or are the template's own; those that end with _token or _tokens are too.
+RESERVED_VARIABLES = (
+    *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
+    *("add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask"),
+    *("raise_exception", "strftime_now", "namespace", "range", "dict", "lipsum", "cycler", "joiner", "loop", "self"),
+)
+TemplateVariable = Annotated[
+    str,
+    Field(min_length=1, max_length=64),
+    text("^[A-Za-z][A-Za-z0-9_]*$", "must be letters, digits and '_', beginning with a letter"),
+    Rule(
+        f"!self.matches('^({'|'.join(RESERVED_VARIABLES)})$|_tokens?$')",
+        "is not for requests to set: it decides what is rendered",
+        reason="FieldValueForbidden",
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ and `replicas`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -16,33 +16,57 @@ from pydantic.alias_generators import to_camel
 from modelyard.api.engine import Engine
 from modelyard.api.fields import Part
 from modelyard.api.markers import NotYet, OnlyYet, Rule
-from modelyard.api.model import Cache, Generation, Model, Warmup
+from modelyard.api.model import Cache, Generation, Media, Model, Warmup
 from modelyard.api.pod import Pod, Resources
 from modelyard.api.replicas import Access, Limits, Rollout, Scaling
 from modelyard.api.status import Condition, Decision, InferenceModelStatus, Metadata, ScalingStatus
 
 __all__ = ["Condition", "Decision", "InferenceModel", "InferenceModelSpec", "InferenceModelStatus", "Metadata", "ScalingStatus"]
 
-_GENERATES = (
-    "!has(self.model.capabilities) || size(self.model.capabilities) == 0 || "
-    "self.model.capabilities.exists(one, one in ['chat', 'completions', 'vision'])"
-)
 _ROOM = "must be less than engine.maxModelLength, which holds prompt and answer"
 
 
-def _generating(field: str, left_out: str) -> Rule:
-    """Returns the rule that only models that generate text have a field; ``left_out`` is true where it is not set."""
-    message = "must be left out: only models that generate text take it, which have chat or completions among model.capabilities"
-    return Rule(f"{_GENERATES} || {left_out}", message, field_path=f".{field}", reason="FieldValueForbidden")
+class _Only(NamedTuple):
+    """Models that alone take a field: in words, and by the capabilities of which such a model has one."""
+
+    models: str
+    capabilities: tuple[str, ...]
+    shown: str
+
+    def take(self, field: str, left_out: str) -> Rule:
+        """Returns the rule; ``left_out`` is true where the field is not set. Capabilities that are detected are judged by the runtime."""
+        cel = (
+            "!has(self.model.capabilities) || size(self.model.capabilities) == 0 || "
+            f"self.model.capabilities.exists(one, one in {list(self.capabilities)}) || {left_out}"
+        )
+        message = f"must be left out: only models that {self.models} take it, which have {self.shown} among model.capabilities"
+        return Rule(cel, message, field_path=f".{field}", reason="FieldValueForbidden")
+
+
+_WRITERS = _Only("generate text", ("chat", "completions", "vision"), "chat or completions")
+_SEERS = _Only("read images", ("vision",), "vision")
+_HEARERS = _Only("write down speech", ("transcription",), "transcription")
+_ENCODERS = _Only("embed or judge texts", ("embeddings", "rerank", "classify"), "embeddings, rerank or classify")
+_EMBEDDERS = _Only("embed texts", ("embeddings", "rerank"), "embeddings or rerank")
 
 
 class InferenceModelSpec(Part):
     """What the user wants."""
 
     rules = (
-        _generating("generation", "!has(self.generation)"),
-        _generating("engine.adapters", "!has(self.engine.adapters) || size(self.engine.adapters) == 0"),
-        _generating("engine.quantization", "self.engine.quantization == 'none'"),
+        _WRITERS.take("generation", "!has(self.generation)"),
+        _WRITERS.take("engine.adapters", "!has(self.engine.adapters) || size(self.engine.adapters) == 0"),
+        _WRITERS.take("engine.quantization", "self.engine.quantization == 'none'"),
+        _WRITERS.take("engine.kvCacheTokens", "!has(self.engine.kvCacheTokens)"),
+        _WRITERS.take("engine.prefixCaching", "self.engine.prefixCaching"),
+        _WRITERS.take("engine.speculativeTokens", "self.engine.speculativeTokens == 0"),
+        _ENCODERS.take("engine.maxBatchTokens", "!has(self.engine.maxBatchTokens)"),
+        _EMBEDDERS.take("engine.embeddingCache", "!has(self.engine.embeddingCache)"),
+        _ENCODERS.take("engine.reportUsage", "self.engine.reportUsage"),
+        _HEARERS.take("engine.beamSize", "!has(self.engine.beamSize)"),
+        _SEERS.take("media.fetch", "!has(self.media) || !has(self.media.fetch)"),
+        _SEERS.take("media.images", "!has(self.media) || !has(self.media.images)"),
+        _HEARERS.take("media.audio", "!has(self.media) || !has(self.media.audio)"),
         Rule(
             "!has(self.limits.maxPromptTokens) || !has(self.engine.maxModelLength) || "
             "self.limits.maxPromptTokens < self.engine.maxModelLength",
@@ -66,6 +90,7 @@ class InferenceModelSpec(Part):
     )
     limits: Limits = Field(default=Limits(), description="Bounds of one replica.")
     generation: Generation | None = Field(default=None, description="Sampling defaults.")
+    media: Media | None = Field(default=None, description="Images and recordings of requests.")
     warmup: Warmup | None = Field(default=None, description="Forward passes before readiness.")
     cache: Annotated[Cache | None, NotYet()] = Field(default=None, description="Where downloaded weights are kept.")
     access: Annotated[Access | None, NotYet()] = Field(default=None, description="Who may use the model.")

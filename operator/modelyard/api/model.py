@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelyard.api.fields import Alias, Bytes, Name, Part, Source
+from modelyard.api.durations import Duration, between
+from modelyard.api.fields import Alias, Bytes, MediaHost, Name, Part, Source, TemplateVariable, UploadSize
 from modelyard.api.markers import Keyed, Rule
+
+#: How models write calls of tools, and reasoning; the runtime knows the same.
+ToolParser = Literal["auto", "hermes", "qwen3_coder", "glm", "deepseek", "llama3", "pythonic", "mistral", "harmony", "json"]
+ReasoningParser = Literal["auto", "think", "harmony", "none"]
 
 
 class Capability(StrEnum):
@@ -53,7 +59,7 @@ class Model(Part):
 
 
 class Generation(Part):
-    """Sampling defaults for requests that do not say."""
+    """Sampling defaults for requests that do not say, and how the model's own way of writing is read."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description="Sampling temperature.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description="Nucleus.")
@@ -69,6 +75,17 @@ class Generation(Part):
         default="auto",
         description="Whether the model's generation_config.json says what requests and these fields do not; none leaves it unread.",
     )
+    tool_parser: ToolParser = Field(
+        default="auto", description="How the model writes calls of tools; auto tells it from the chat template."
+    )
+    reasoning_parser: ReasoningParser = Field(
+        default="auto", description="How the model writes reasoning; auto tells it from the chat template."
+    )
+    chat_template_kwargs: Annotated[list[TemplateVariable], Field(max_length=64), Keyed()] = Field(
+        default=[],
+        description="Further names that requests may set in `chat_template_kwargs`; enable_thinking, thinking and reasoning_effort they "
+        "always may.",
+    )
 
 
 class Warmup(Part):
@@ -83,6 +100,52 @@ class Warmup(Part):
     memory: Bytes | None = Field(
         default=None, description="Memory that warm-up may add, such as 512Mi; past it larger shapes are left out. No bound when left out."
     )
+
+
+class Fetch(Part):
+    """Images that requests only point to. None are fetched, and clients send data: URLs, where this is left out."""
+
+    hosts: Annotated[list[MediaHost], Field(min_length=1, max_length=256), Keyed()] = Field(
+        description="Hosts that images may be fetched from: name, *.domain or *, at ports 80 and 443 or with :port. Only public addresses "
+        "are asked."
+    )
+    timeout: Annotated[Duration, between("1s", "10m")] = Field(
+        default=timedelta(seconds=10), description="Longest time to fetch one, redirects included."
+    )
+
+
+class Images(Part):
+    """Bounds of images."""
+
+    max_size: UploadSize | None = Field(default=None, description="Largest image file; 16Mi when left out.")
+    max_count: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Images of one request at most; 16 when left out."
+    )
+    max_pixels: Annotated[int, Field(ge=1, le=89_478_485)] | None = Field(
+        default=None, description="Largest image, in pixels, judged before it is decoded; 33554432 when left out."
+    )
+
+
+class Audio(Part):
+    """Bounds of recordings."""
+
+    max_size: UploadSize | None = Field(
+        default=None, description="Largest audio file; 25Mi when left out. The gateway's bound of all bodies, 32Mi, holds too."
+    )
+    max_length: Annotated[Duration, between("1s", "24h")] | None = Field(
+        default=None, description="Longest recording; 1h when left out. A second takes 32 KB of memory, and twice that while it is decoded."
+    )
+    timeout: Annotated[Duration, between("1s", "1h")] | None = Field(
+        default=None, description="Longest time to decode one and to find speech in it; 1m when left out."
+    )
+
+
+class Media(Part):
+    """What images and recordings of requests may be."""
+
+    fetch: Fetch | None = Field(default=None, description="Images that requests only point to.")
+    images: Images | None = Field(default=None, description="Bounds of images.")
+    audio: Audio | None = Field(default=None, description="Bounds of recordings.")
 
 
 class Cache(Part):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from modelyard.api.durations import Duration, between
 from modelyard.api.engine import Engine
-from modelyard.api.fields import Name, Part
+from modelyard.api.fields import Name, Part, UploadSize
 from modelyard.api.markers import NotYet, Rule
 from modelyard.api.model import Model
 
@@ -91,6 +91,12 @@ class Limits(Part):
     )
     max_prompt_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(default=None, description="Longest prompt, in tokens.")
     max_new_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(default=None, description="Longest answer, in tokens.")
+    max_choices: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        default=None, description="Largest `n` and `best_of` of a request; 16 when left out."
+    )
+    max_body_size: UploadSize | None = Field(
+        default=None, description="Largest request body; then 413. 16Mi when left out. The gateway's bound of all bodies, 32Mi, holds too."
+    )
 
 
 class Access(Part):

@@ -26,7 +26,30 @@ logger = logging.getLogger(__name__)
 
 #: What code raises that reads files of another shape than it expects. What a device raises is none of these.
 _ODD = (AttributeError, TypeError, KeyError, IndexError, ValueError, RecursionError, ArithmeticError, AssertionError, Panicked)
-_FIELDS = {"adapter": "spec.engine.adapters", "quantization": "spec.engine.quantization"}
+_GENERATION = frozenset({"generation"})
+_TEXTS = frozenset({"embeddings", "ranking"})
+#: Settings that only some families act on, and those families.
+_OF_FAMILIES = dict.fromkeys(GenerationSettings.model_fields, _GENERATION) | {
+    "kv_cache_tokens": _GENERATION,
+    "prefix_caching": _GENERATION,
+    "speculative_tokens": _GENERATION,
+    "max_batch_tokens": _TEXTS,
+    "report_usage": _TEXTS,
+    "embedding_cache_bytes": frozenset({"embeddings"}),
+    "beam_size": frozenset({"transcription"}),
+}
+#: What manifests call them, where that is not `spec.generation`.
+_FIELDS = {
+    "adapter": "spec.engine.adapters",
+    "quantization": "spec.engine.quantization",
+    "kv_cache_tokens": "spec.engine.kvCacheTokens",
+    "prefix_caching": "spec.engine.prefixCaching",
+    "speculative_tokens": "spec.engine.speculativeTokens",
+    "max_batch_tokens": "spec.engine.maxBatchTokens",
+    "report_usage": "spec.engine.reportUsage",
+    "embedding_cache_bytes": "spec.engine.embeddingCache",
+    "beam_size": "spec.engine.beamSize",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +97,14 @@ def find(settings: ServeSettings, report: Report) -> Found:
 
 
 def check_options(found: Found, settings: ServeSettings, own: Collection[str]) -> None:
-    """Raises ArgumentsInvalid where the model would ignore what only models that generate text act on.
+    """Raises ArgumentsInvalid where the model would ignore what only models of other families act on.
 
-    Of sampling that is what was given for this model alone, in ``own``: what a server of several says is for those that it concerns.
+    Most of that is what was given for this model alone, in ``own``: what a server of several says is for those that it concerns.
     """
-    if found.family.name == "generation":
-        return
-    given = [name for name in GenerationSettings.model_fields if name in own]
-    others = {"adapter": bool(settings.adapter), "quantization": settings.quantization not in {"none", "auto"}}
-    given += [name for name, is_given in others.items() if is_given]
+    given = [name for name, families in _OF_FAMILIES.items() if name in own and found.family.name not in families]
+    if found.family.name != "generation":
+        others = {"adapter": bool(settings.adapter), "quantization": settings.quantization not in {"none", "auto"}}
+        given += [name for name, is_given in others.items() if is_given]
     if given:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         fields = dict.fromkeys(_FIELDS.get(name, "spec.generation") for name in given)

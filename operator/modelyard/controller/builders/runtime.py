@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from modelyard.api import quantities
-from modelyard.api.durations import render
 from modelyard.api.inference_model import InferenceModel, InferenceModelSpec
 from modelyard.api.names import HTTP_PORT, METRICS_PORT
-from modelyard.controller.builders.volumes import CACHE_DIR, TOKEN_FILE, bucket_variables, local_source, mounts, takes_token
+from modelyard.controller.builders.arguments import arguments
+from modelyard.controller.builders.volumes import CACHE_DIR, TOKEN_FILE, bucket_variables, mounts, takes_token
 from modelyard.controller.types import BuildSettings, Manifest
 
 CONTAINER = "runtime"
@@ -37,55 +36,6 @@ def container(model: InferenceModel, settings: BuildSettings) -> Manifest:
         "volumeMounts": mounts(spec),
         **_probes(),
     }
-
-
-def arguments(model: InferenceModel) -> list[str]:
-    """Returns the flags of `modelyard-runtime serve`; fields that are not set leave the runtime's own default in force."""
-    spec, limits = model.spec, model.spec.limits
-    flags: list[tuple[str, object]] = [
-        ("model", local_source(spec.model.source)),
-        ("served-model-name", model.metadata.name),
-        *(("capability", capability.value) for capability in spec.model.capabilities),
-        ("dtype", spec.engine.dtype),
-        ("max-model-length", spec.engine.max_model_length),
-        ("max-concurrent-sequences", spec.engine.max_concurrent_sequences),
-        ("max-concurrency", limits.max_concurrency),
-        ("max-queue", limits.max_queue),
-        ("queue-timeout", render(limits.queue_timeout)),
-        ("request-timeout", render(limits.request_timeout)),
-        ("max-prompt-tokens", limits.max_prompt_tokens),
-        ("max-new-tokens", limits.max_new_tokens),
-        ("drain-timeout", render(spec.rollout.drain_timeout)),
-        *_optional(spec),
-    ]
-    return [f"--{flag}={value}" for flag, value in flags if value is not None] + list(spec.engine.args)
-
-
-def _optional(spec: InferenceModelSpec) -> list[tuple[str, object]]:
-    """Returns the flags of what most models leave out."""
-    engine, generation, warmup = spec.engine, spec.generation, spec.warmup
-    flags: list[tuple[str, object]] = [("adapter", f"{adapter.name}={local_source(adapter.source)}") for adapter in engine.adapters]
-    if engine.quantization != "none":
-        flags.append(("quantization", engine.quantization))
-        flags.append(("quantize-above", engine.quantize_above and int(quantities.parse(engine.quantize_above))))
-    if spec.model.trust_remote_code:
-        flags.append(("trust-remote-code", "true"))
-    if generation is not None:
-        flags += [
-            ("temperature", generation.temperature),
-            ("top-p", generation.top_p),
-            ("top-k", generation.top_k),
-            ("min-p", generation.min_p),
-            ("repetition-penalty", generation.repetition_penalty),
-            ("default-max-tokens", generation.max_tokens),
-            ("generation-config", None if generation.config == "auto" else generation.config),
-        ]
-    if warmup is not None:
-        flags += [("warmup", capability.value) for capability in warmup.capabilities]
-        flags += [("warmup-skip", capability.value) for capability in warmup.skip]
-        flags += [("warmup-steps", warmup.steps), ("warmup-batch", warmup.batch)]
-        flags.append(("warmup-memory", warmup.memory and int(quantities.parse(warmup.memory))))
-    return flags
 
 
 def environment(spec: InferenceModelSpec, settings: BuildSettings) -> list[dict[str, Any]]:
