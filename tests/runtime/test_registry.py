@@ -306,6 +306,7 @@ BAD_FLAGS = {
     "nothing": ({"model": ()}, "--model is required"),
     "no file": ({"model": (), "catalogue": "/nowhere/models.yaml"}, "cannot read /nowhere/models.yaml"),
     "one name for two": ({"model": (CHAT, EMBED), "served_model_name": "a"}, "--served-model-name"),
+    "one name for none": ({"model": (f"b={CHAT}", f"c={EMBED}"), "served_model_name": "a"}, "--served-model-name"),
     "one name twice": ({"model": (CHAT, CHAT)}, "two models are called 'tiny-chat'"),
 }
 

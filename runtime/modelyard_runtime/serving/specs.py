@@ -64,12 +64,13 @@ def spec_of(entry: Entry, settings: ServeSettings, origin: str) -> ModelSpec:
 
 
 def _of_flags(settings: ServeSettings) -> Iterator[ModelSpec]:
-    if settings.served_model_name and len(settings.model) > 1:
+    named = [split_name(given) for given in settings.model]
+    if settings.served_model_name and len(named) > 1 and [name for name, _ in named].count("") != 1:
         raise ArgumentsInvalid("--served-model-name is the name of one model, and there are several", _NAMING)
-    for given in settings.model:
-        name, source = split_name(given)
+    for name, source in named:
         known(source)
-        own = {"model": (source,), "served_model_name": settings.served_model_name or name or name_of(source)}
+        given = name if len(named) > 1 and name else settings.served_model_name or name
+        own = {"model": (source,), "served_model_name": given or name_of(source)}
         spec = settings.model_copy(update=own)
         yield ModelSpec(spec.served_name, spec, preload=not settings.lazy)
 
