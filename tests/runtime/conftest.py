@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import httpx
 import openai
 import pytest
 import uvloop
+from modelyard_runtime import hardware
 from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.serving.server import Signals, serve
 from modelyard_runtime.settings import ServeSettings
@@ -166,6 +168,21 @@ def judges(settings: Callable[..., ServeSettings], cache_dir: Path, tmp_path_fac
 def serving() -> Callable[..., AbstractContextManager[Running]]:
     """Serves settings, for fixtures of the folders below that last a session."""
     return running
+
+
+@pytest.fixture
+def executors(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
+    """Threads of the executors that are made from now on, on what looks like twelve cores, by what those threads are called."""
+    made: dict[str, int | None] = {}
+    make = ThreadPoolExecutor.__init__
+
+    def noted(self: ThreadPoolExecutor, max_workers: int | None = None, thread_name_prefix: str = "", *more: Any) -> None:
+        made[thread_name_prefix] = max_workers
+        make(self, max_workers, thread_name_prefix, *more)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "__init__", noted)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 12)
+    return made
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ class PromptReader:
         self._tokenizer = tokenizer
         self._renderer = TemplateRenderer()
         self._controls = lru_cache(8)(partial(control_tokens, tokenizer))
+        self.threads = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="prompt-reader")
 
     @property

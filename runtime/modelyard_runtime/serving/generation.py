@@ -145,7 +145,7 @@ class GenerationService:
         self.capability = context.capabilities[0]
         self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
         timeout = settings.queue_timeout.total_seconds()
-        readers, waiting = helpers(loaded.device), context.admitted(loaded.sequences)
+        readers, waiting = loaded.model.reader.threads, context.admitted(loaded.sequences)
         self._reading = Limiter(concurrency=readers, max_queue=waiting, queue_timeout=timeout)
         self._device = loaded.device
         self._sight = None if loaded.vision is None else _sight(loaded.vision, settings, self.bounds, readers)

@@ -44,7 +44,7 @@ class TranscriptionService:
         self._settings = settings
         self._metrics = metrics
         self._queue = WindowQueue(model)
-        self._listeners = ThreadPoolExecutor(helpers("cpu"), thread_name_prefix="listen")
+        self._listeners = ThreadPoolExecutor(helpers(model.device), thread_name_prefix="listen")
 
     def load(self) -> Load:
         """Returns what is going on."""

@@ -70,6 +70,8 @@ class Segment:
 class SpeechModel(Protocol):
     """A model in memory. Its methods block, and are called from one thread at a time."""
 
+    #: Kind of device that computes it, as PyTorch calls it.
+    device: str
     #: ISO 639-1 codes that it understands; one alone cannot be translated from.
     languages: tuple[str, ...]
     #: Windows that it computes at once with profit.

@@ -39,11 +39,11 @@ class FasterWhisper:
             raise WeightsNotFound(f"{folder} has no tokenizer.json", "put the tokenizer.json of the same Whisper model beside model.bin")
         ctranslate2.set_log_level(logging.ERROR)  # a type that the device lacks is converted, which needs no warning at each start
         check_config(folder)
-        kind, _, index = device.partition(":")
+        self.device, _, index = device.partition(":")
         try:
             self._model = WhisperModel(
                 str(folder),
-                device=kind,
+                device=self.device,
                 device_index=int(index or 0),
                 compute_type="default" if dtype == "auto" else dtype,
                 cpu_threads=usable_cores(),

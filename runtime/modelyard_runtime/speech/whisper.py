@@ -74,6 +74,7 @@ class TransformersWhisper:
         self._beams = beams
         known = getattr(config, "lang_to_id", None) or {}
         self.languages = tuple(code for code in LANGUAGES if f"<|{code}|>" in known) if self._multilingual else ("en",)
+        self.device = device.type
         self.batch = _BATCH.get(device.type, 4)
 
     def shown(self) -> dict[str, Any]:
