@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from modelyard_runtime.errors import WeightsNotFound
+from modelyard_runtime.models.heads import stored
 
 #: What configs call the layers of a model or of a part of it.
 _LAYERS = frozenset({"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "depth"})
@@ -23,33 +22,20 @@ _PACKED = 32
 def check_sizes(folder: Path, config: Any, make: Callable[[], Any] | None) -> None:
     """Raises WeightsNotFound when a config asks for more layers or parameters than the weights of its folder can be.
 
-    ``make`` makes the model without weights, which takes no memory here; a million layers would take hours even so. Where it is None
-    the parameters are not counted.
+    Also raises what `stored` does. ``make`` makes the model without weights, which takes no memory here, and 20 to 50 ms; a million layers
+    would take hours even so. Where it is None the parameters are not counted.
     """
-    tensors, parameters = _stored(folder)
+    tensors = stored(folder)
     layers = max(_layers(config.to_dict()), default=0)
-    if tensors and layers > tensors:
-        raise _refused(folder, f"{layers} layers, and its weights are {tensors} tensors")
+    if tensors and layers > len(tensors):
+        raise _refused(folder, f"{layers} layers, and its weights are {len(tensors)} tensors")
     if not tensors or make is None:
         return
+    parameters = sum(tensor.numbers for tensor in tensors)
     with torch.device("meta"):
         wanted = sum(parameter.numel() for parameter in make().parameters())
     if wanted > parameters * (_MORE if getattr(config, "quantization_config", None) is None else _PACKED):
         raise _refused(folder, f"{wanted} parameters, and its weights are {parameters}")
-
-
-def _stored(folder: Path) -> tuple[int, int]:
-    """Returns how many tensors and how many numbers the weights are."""
-    try:
-        sizes = [size for file in folder.glob("*.safetensors") for size in _sizes(file)]
-    except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", again(folder)) from error
-    return len(sizes), sum(sizes)
-
-
-def _sizes(file: Path) -> list[int]:
-    with safe_open(file, "pt") as weights:
-        return [math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118 - it is no mapping
 
 
 def _layers(config: Mapping[str, Any]) -> Iterator[int]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
+from safetensors import SafetensorError
 
 from modelyard_runtime.model_files import read_object
-
-_LENGTH_BYTES = 8
-#: A parameter takes a bit at least: a file that says that it holds more of them than that is not believed.
-_PER_BYTE = 8
-_MAX_HEAD = 100 << 20
+from modelyard_runtime.models.heads import stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +34,7 @@ class Facts:
 
 def facts_of(folder: Path) -> Facts:
     """Returns what there is to know; weights that cannot be read say nothing, for whoever loads them says it better."""
-    counts: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        counts.update(_parameters(path))
+    counts = _parameters(folder)
     dtype = counts.most_common(1)[0][0] if counts else ""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Facts(_architecture(folder), counts.total(), dtype, size)
@@ -51,17 +45,10 @@ def _architecture(folder: Path) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def _parameters(path: Path) -> Counter[str]:
-    """Returns parameters by dtype, from the head of a file: https://github.com/huggingface/safetensors#format."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            head = orjson.loads(file.read(length)) if length <= _MAX_HEAD else {}
-        counts: Counter[str] = Counter()
-        for name, tensor in head.items():
-            if name != "__metadata__":
-                counts[str(tensor["dtype"])] += math.prod(tensor["shape"])
-        most = _PER_BYTE * path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Counter()
-    return counts if all(0 <= count <= most for count in counts.values()) else Counter()
+def _parameters(folder: Path) -> Counter[str]:
+    """Returns parameters by dtype."""
+    counts: Counter[str] = Counter()
+    with suppress(OSError, SafetensorError):
+        for tensor in stored(folder):
+            counts[tensor.dtype] += tensor.numbers
+    return counts
