@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TypeVar
@@ -25,6 +27,11 @@ def new_request_id() -> str:
 def in_context(work: Callable[[], T]) -> Callable[[], T]:
     """Returns ``work`` as what belongs to the request that is served now, on whatever thread it runs."""
     return partial(copy_context().run, work)
+
+
+def run_on(threads: Executor, work: Callable[[], T]) -> asyncio.Future[T]:
+    """Runs ``work`` on one of the threads, as what belongs to the request that is served now; to be called from the event loop."""
+    return asyncio.get_running_loop().run_in_executor(threads, in_context(work))
 
 
 class RequestFormatter(JsonFormatter):

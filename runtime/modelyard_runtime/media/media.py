@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from aiohttp.abc import AbstractResolver
 from modelyard.api.errors import InvalidRequest
 from PIL.Image import Image
 
+from modelyard_runtime.logs import run_on
 from modelyard_runtime.media.addresses import is_global
 from modelyard_runtime.media.guard import Guard, too_large
 from modelyard_runtime.media.images import decode
@@ -24,7 +25,6 @@ _WAITING = 256
 # https://www.rfc-editor.org/rfc/rfc2397; the media type is not looked at, for the content says what it is.
 _DATA_URL = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w.+-]{1,40}=[\w.+-]{1,100}){0,4};base64,", re.ASCII | re.IGNORECASE)
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Media:
@@ -50,17 +50,17 @@ class Media:
         """
         return await self.made(url, param, lambda image, _: image)
 
-    async def made(self, url: str, param: str, make: Callable[[Image, str], U]) -> U:
+    async def made(self, url: str, param: str, make: Callable[[Image, str], T]) -> T:
         """Returns what ``make`` makes of the image, and of ``param``, on the thread that decodes it. Raises as `image` does.
 
         A file of 100 KB may be 130 MB of pixels: this way there are never more of them in memory than there are threads.
         """
 
-        def decoded(data: bytes, param: str) -> U:
+        def decoded(data: bytes) -> T:
             return make(decode(data, self._settings.max_image_pixels, param), param)
 
         async with self._limiter.slot():
-            return await self._on_thread(decoded, await self._bytes(url, param), param)
+            return await run_on(self._threads, partial(decoded, await self._bytes(url, param)))
 
     async def fetch(self, url: str, param: str) -> bytes:
         """Returns the bytes behind a URL. Raises as `image` does."""
@@ -78,7 +78,7 @@ class Media:
         if head is None:
             message = f"The data: URL of '{param}' is not in base64. Send data:image/png;base64,…"
             raise InvalidRequest(message, param=param, code="invalid_media_url")
-        return await self._on_thread(self._unpack, url[head.end() :], param)
+        return await run_on(self._threads, partial(self._unpack, url[head.end() :], param))
 
     def _unpack(self, text: str, param: str) -> bytes:
         if len(text) // 4 * 3 > self._settings.max_media_bytes + 2:
@@ -88,6 +88,3 @@ class Media:
         except (binascii.Error, ValueError):
             message = f"'{param}' is not valid base64. Send the standard alphabet with padding, without line breaks."
             raise InvalidRequest(message, param=param, code="invalid_base64") from None
-
-    async def _on_thread(self, work: Callable[[T, str], U], value: T, param: str) -> U:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, value, param)

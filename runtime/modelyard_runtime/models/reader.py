@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from modelyard.api.errors import InvalidRequest, Unavailable
 
 from modelyard_runtime.child import Unreachable
 from modelyard_runtime.errors import Crashed
-from modelyard_runtime.logs import in_context
+from modelyard_runtime.logs import run_on
 from modelyard_runtime.models.prompt import ChatPrompt
 from modelyard_runtime.models.templates import TemplateRefused, TemplateRenderer, control_tokens, marked
 from modelyard_runtime.panics import reading
@@ -83,7 +82,7 @@ class PromptReader:
         self._renderer.close()
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, in_context(work))
+        return await run_on(self._threads, work)
 
     def _chat(self, prompt: ChatPrompt) -> list[int]:
         if not self.has_template:

@@ -17,7 +17,7 @@ from modelyard.api.errors import InvalidRequest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from modelyard_runtime.hardware import helpers
-from modelyard_runtime.logs import in_context
+from modelyard_runtime.logs import run_on
 from modelyard_runtime.metrics import Load, Metrics, Stopwatch
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.reading import read
@@ -116,9 +116,9 @@ class TranscriptionService:
     async def _listen(self, data: bytes, wish: Wish) -> Listened:
         patience = Patience(self._settings.audio_timeout.total_seconds())
         bounds = {"max_seconds": self._settings.max_audio_seconds, "longest": self.model.longest}
-        work = in_context(partial(listen, data, **bounds, sensitivity=wish.sensitivity, check=patience))
+        work = partial(listen, data, **bounds, sensitivity=wish.sensitivity, check=patience)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._listeners, work)
+            return await run_on(self._listeners, work)
         finally:
             patience.abandon()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from modelyard_runtime.logs import in_context
+from modelyard_runtime.logs import run_on
 from modelyard_runtime.serving.limiter import Limiter
 
 T = TypeVar("T")
@@ -23,7 +22,7 @@ class Workers:
     async def run(self, work: Callable[[], T]) -> T:
         """Returns what ``work`` returns, and raises what it raises; TooManyRequests or Unavailable where its turn does not come."""
         async with self._limiter.slot():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, in_context(work))
+            return await run_on(self._threads, work)
 
     def close(self) -> None:
         """Ends the threads, after what they do; what waits is dropped. Blocks."""

@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from modelyard.api.errors import Unavailable
 
 from modelyard_runtime.child import Unreachable
-from modelyard_runtime.logs import in_context
+from modelyard_runtime.logs import run_on
 from modelyard_runtime.structured.limits import limits
 from modelyard_runtime.structured.matcher import CompiledGrammar
 from modelyard_runtime.structured.process import Trial
@@ -106,7 +106,7 @@ class GrammarCompiler:
         if key not in self._waiting:
             if self._closed or len(self._waiting) >= _MAX_WAITING:
                 raise _unavailable("the model is being unloaded" if self._closed else f"{_MAX_WAITING} others are being compiled")
-            future = asyncio.get_running_loop().run_in_executor(self._thread, in_context(partial(self._build, grammar)))
+            future = run_on(self._thread, partial(self._build, grammar))
             self._waiting[key] = future
             future.add_done_callback(lambda _: self._waiting.pop(key, None))
         return await asyncio.shield(self._waiting[key])
