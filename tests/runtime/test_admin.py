@@ -230,6 +230,19 @@ def test_a_hub_that_falls_silent_holds_up_no_other_pull(process, hub):
     assert hub.stalled.wait(60)
     assert httpx.delete(f"{admin}/pulls/{silent['id']}", timeout=60).json()["state"] == "cancelled"
     assert _ended(admin, {"source": "builtin://tiny-chat", "serve": False})["state"] == "done"
+    assert httpx.get(f"{admin}/pulls/{silent['id']}").json()["state"] == "cancelled"
+
+
+def test_a_pull_is_cancelled_at_once_however_long_the_hub_is_silent(process, hub):
+    hub.stall = 1_500_000
+    first, admin = process(silence=600)
+    silent = httpx.post(f"{admin}/pulls", json={"source": "hf://org/name"}).json()
+    assert hub.stalled.wait(60)
+    assert httpx.delete(f"{admin}/pulls/{silent['id']}", timeout=9).json()["state"] == "cancelled"
+    first.kill()
+    first.wait()
+    _, admin = process()
+    assert httpx.get(f"{admin}/pulls/{silent['id']}").json()["state"] == "cancelled"
 
 
 def test_revisions_share_their_weights(process, tmp_path):

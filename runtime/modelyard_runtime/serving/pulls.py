@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 _SAVED_EVERY = 1.0
 _SHOWN_EVERY = 0.2
-_CANCEL_SECONDS = 10.0
 _MOST_OPEN = 100
 
 T = TypeVar("T")
@@ -111,17 +110,18 @@ class Pulls:
         return self._jobs.get(identity)
 
     async def cancel(self, job: Job) -> Job:
-        """Ends a pull; what was fetched stays for the next attempt. One that has ended stays as it is."""
-        task = self._tasks.get(job.id)
-        if task is None:
-            return self._jobs[job.id]
-        waits = self._jobs[job.id].state is State.QUEUED
-        self._jobs[job.id] = self._jobs[job.id].now(state=State.CANCELLED)
-        self._stops[job.id].set()
-        if waits:
-            task.cancel()
-            await self._keep(self._jobs[job.id])
-        await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
+        """Ends a pull; what was fetched stays for the next attempt. One that has ended, or has all, stays as it is.
+
+        Its thread may notice later, where the other side is silent; until then it keeps its place among those at once.
+        """
+        task, stop = self._tasks.get(job.id), self._stops.get(job.id)
+        if task is not None and stop is not None:
+            if self._jobs[job.id].state is State.QUEUED:
+                task.cancel()
+            stop.set()
+            await self._keep(self._jobs[job.id].now(state=State.CANCELLED))
+        elif task is not None:
+            await asyncio.wait({task})
         return self._jobs[job.id]
 
     async def follow(self, job: Job) -> AsyncIterator[Job]:
@@ -185,6 +185,8 @@ class Pulls:
             outcome = await self._fetched(job, stop)
         finally:
             saving.cancel()
+        if self._jobs[identity].state is State.CANCELLED:  # so it was told, and so it stays
+            outcome = self._jobs[identity]
         await self._keep(outcome)
         logger.info("pull ended", extra={"pull": job.id, "source": job.source, "state": outcome.state, "cause": outcome.message})
 
@@ -199,12 +201,13 @@ class Pulls:
             async with self._removing:
                 pass
             await on_thread(lambda: fetch(job.source, settings, report))
+            if self._stops.pop(job.id).is_set():  # past this it is not cancelled any more
+                raise Stopped
             if job.name is not None:
                 await self._serve(job)
             return self._jobs[job.id].now(state=State.DONE)
         except Stopped:
-            asked = self._jobs[job.id]
-            return asked if asked.state is State.CANCELLED else asked.now(state=State.QUEUED)
+            return self._jobs[job.id].now(state=State.QUEUED)
         except RuntimeFailed as error:
             failure = error
         except Unavailable as error:
