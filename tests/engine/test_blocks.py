@@ -1,6 +1,8 @@
 """Slots, blocks of memory and shared prefixes: by properties, and by what the memory itself says."""
 
+import mmap
 import random
+import resource
 from dataclasses import dataclass, field
 
 import psutil
@@ -23,12 +25,19 @@ def digests(tokens: list[int], salt: bytes = b"") -> list[bytes]:
 
 @dataclass
 class Page:
-    """Memory that remembers which text each slot's blocks were written with."""
+    """Memory that remembers which text each slot's blocks were written with, and how many are ready to be."""
 
     texts: list[list[bytes]] = field(default_factory=lambda: [[] for _ in range(SLOTS)])
+    ready: list[int] = field(default_factory=lambda: [0] * SLOTS)
+
+    def prepare(self, slot: int, first: int, end: int) -> None:
+        assert first == self.ready[slot] * BLOCK < end
+        self.ready[slot] = end // BLOCK
 
     def release(self, slot: int, first: int, end: int) -> None:
         assert first % BLOCK == 0
+        assert end == self.ready[slot] * BLOCK
+        self.ready[slot] = first // BLOCK
         del self.texts[slot][first // BLOCK :]
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -54,6 +63,7 @@ class Play:
         assert self.table.cached == all_blocks - held
         backed = sum(slot.backed for slot in self.table._slots)
         assert all(slot.blocks <= slot.backed for slot in self.table._slots)
+        assert self.memory.ready == [slot.backed for slot in self.table._slots]
         assert backed + self.table._free == BLOCKS
         assert sum(map(len, self.memory.texts)) <= backed
         assert self.table.taken == len(self.texts)
@@ -190,3 +200,21 @@ def test_memory_follows_the_blocks() -> None:
     assert float(store.keys[1].sum()) == 2 * 16 * 64
     cache.copy(1, 3, 16)
     assert torch.equal(store.keys[3, :, :16], store.keys[1, :, :16])
+
+
+def test_writes_find_their_memory_ready() -> None:
+    cache = KVCache(slots=2, length=1 << 12)
+    table = SlotTable(2, 1 << 9, cache)
+    rows = torch.ones(1, 2, 1 << 12, 64)
+    cache.write(0, rows[:, :, :1], rows[:, :, :1], StepLayout.of([Span(0, 0, 1)], torch.device("cpu")))
+    store = cache._layers[0]
+
+    def faults(slot: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        store.rows[slot] = 1
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    table.grow(table.take([]).slot, 1 << 8)
+    pages = store.rows[0].nbytes // mmap.PAGESIZE
+    assert faults(0) < pages // 10
+    assert faults(1) > pages // 2

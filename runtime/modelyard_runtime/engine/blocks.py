@@ -23,6 +23,10 @@ BLOCK = 16
 class Memory(Protocol):
     """What blocks are made of: `cache.KVCache`."""
 
+    def prepare(self, slot: int, first: int, end: int) -> None:
+        """Makes the memory of a slot's positions [first, end) ready to be written."""
+        ...
+
     def release(self, slot: int, first: int, end: int) -> None:
         """Gives back the memory of a slot's positions [first, end)."""
         ...
@@ -123,6 +127,7 @@ class SlotTable:
             if wanted > 0:
                 self._evict(wanted)
                 self._free -= wanted
+                self._memory.prepare(slot, state.backed * BLOCK, blocks * BLOCK)
                 state.backed = blocks
 
     def share(self, slot: int, digests: Items[bytes]) -> None:
