@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import usable_cores
+from modelyard_runtime.models.folder import check_complete, check_folder, named_causes
 from modelyard_runtime.models.kernels import computed
 from modelyard_runtime.models.packed import NAME, Packing, packed
 from modelyard_runtime.models.pooling import Hidden
@@ -47,23 +46,13 @@ def load_model(loader: Any, folder: Path, *, dtype: torch.dtype, device: torch.d
     if device.type == "cpu":
         torch.set_num_threads(usable_cores())
     disable_progress_bar()
-    try:
+    check_folder(folder)
+    with named_causes(folder, device, loader):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         check_sizes(folder, config, lambda: loader.from_config(config))
         model, report = _from_folder(loader, folder, dtype)
         model = model.eval().requires_grad_(False).to(device)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-    except OSError as error:
-        raise WeightsNotFound(
-            f"{folder} holds no complete weights: {error}", "provide *.safetensors; pickled weights are not loaded"
-        ) from error
-    except SafetensorError:
-        raise
-    except (ValueError, KeyError, RuntimeError, ArithmeticError) as error:
-        raise UnsupportedModel(f"{folder} cannot be loaded as an encoder: {error}") from error
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(may_lack)):
-        raise WeightsNotFound(f"{folder.name} lacks weights that its config.json asks for: {', '.join(missing[:3])}", "fetch it again")
+    check_complete(folder, (name for name in report["missing_keys"] if not name.startswith(may_lack)))
     return model
 
 

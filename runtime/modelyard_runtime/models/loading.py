@@ -1,8 +1,7 @@
 """Loading a causal language model from a folder: data type by device, threads by cores, weights laid out for the library's kernels."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +9,18 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.errors import ArgumentsInvalid, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import has_matrix_units, usable_cores
 from modelyard_runtime.model_files import read_object
+from modelyard_runtime.models.folder import check_complete, check_folder, named_causes
 from modelyard_runtime.models.fusing import fuse
 from modelyard_runtime.models.packing import pack, packing
 from modelyard_runtime.models.placement import element, is_spread, place
 from modelyard_runtime.models.quantising import Quantization, check, loading_config, quantise
-from modelyard_runtime.models.sizes import again, check_sizes
+from modelyard_runtime.models.sizes import check_sizes
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[float], None]
@@ -94,7 +93,7 @@ def read_causal_lm(
     a model that the first does not hold. Raises WeightsNotFound, UnsupportedModel, OutOfMemory, and ArgumentsInvalid for a device,
     dtype or quantization that is not there.
     """
-    _check_folder(folder)
+    check_folder(folder)
     target = _device(device, quantization)
     chosen = choose_dtype(dtype, target)
     disable_progress_bar()
@@ -103,7 +102,7 @@ def read_causal_lm(
     tokenizer = _tokenizer(folder, trusted=trusted)
     progress(0.1)
     kind = kind or _class_for(config)
-    with _named_causes(folder, target, kind):
+    with named_causes(folder, target, kind):
         check_sizes(folder, config, None if trusted else partial(kind.from_config, config))
         places = _places(config, chosen, quantization, rooms or {}, trusted=trusted)
     model = _weights(folder, config, chosen, target, quantization, trusted=trusted, places=places, kind=kind)
@@ -181,13 +180,6 @@ def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise WeightsNotFound(f"{folder} has no config.json", "name a folder in the Hugging Face layout, or a .gguf file")
-    if not any(folder.glob("*.safetensors")):
-        raise WeightsNotFound(f"{folder} has no .safetensors file", "convert the weights to safetensors: other formats can run code")
-
-
 def _config(folder: Path, *, trusted: bool) -> Any:
     if not trusted:
         _check_code(folder)
@@ -239,7 +231,7 @@ def _weights(
         raise ArgumentsInvalid(f"--quantization={quantization}: the weights of {folder.name} are quantised already", "leave it out")
     extra = loading_config(quantization, device, dtype)
     where: dict[str, Any] = {**places} if places else {"": device}
-    with _named_causes(folder, device, kind):
+    with named_causes(folder, device, kind):
         model, report = kind.from_pretrained(
             folder,
             config=config,
@@ -257,25 +249,8 @@ def _weights(
             model = model.to(device)
         if device.type == "cpu" and getattr(config, "quantization_config", None) is not None:
             _widen(model, dtype)
-    _check_complete(folder, report["missing_keys"])
+    check_complete(folder, report["missing_keys"])
     return model
-
-
-@contextmanager
-def _named_causes(folder: Path, device: torch.device, kind: Any) -> Iterator[None]:
-    """Says what it means when a class of the library's cannot load weights."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-    except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"the weights of {folder.name} cannot be read: {error}", again(folder)) from error
-    except ImportError as error:
-        raise UnsupportedModel(f"{folder.name} needs a package that is not installed: {error}", "install it beside the runtime") from error
-    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
-        if "allocate memory" in str(error):
-            raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-        raise UnsupportedModel(f"{folder.name} cannot be loaded by {kind.__name__}: {error}") from error
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:
@@ -292,11 +267,3 @@ def _class_for(config: Any) -> Any:
 def sees_images(config: Any) -> bool:
     """Whether a model has a tower for images beside its decoder."""
     return getattr(config, "vision_config", None) is not None and type(config) in AutoModelForImageTextToText._model_mapping
-
-
-def _check_complete(folder: Path, missing: Iterable[str]) -> None:
-    """Raises WeightsNotFound: Transformers itself fills what is missing with random numbers, and only warns."""
-    names = sorted(missing)
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise WeightsNotFound(f"{folder.name} lacks weights that its config.json asks for: {', '.join(names[:3])}{more}", again(folder))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modelyard_runtime.errors import WeightsNotFound
+from modelyard_runtime.models.folder import again
 from modelyard_runtime.models.heads import stored
 
 #: What configs call the layers of a model or of a part of it.
@@ -48,8 +49,3 @@ def _layers(config: Mapping[str, Any]) -> Iterator[int]:
 
 def _refused(folder: Path, what: str) -> WeightsNotFound:
     return WeightsNotFound(f"config.json of {folder.name} asks for {what}", again(folder))
-
-
-def again(folder: Path) -> str:
-    """Returns what to do about weights that are not whole."""
-    return f"put whole weights into {folder}; where that is the model cache, delete the folder, and the next start fetches them again"

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from faster_whisper.tokenizer import Tokenizer
-from safetensors import SafetensorError
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.generation.utils import GenerateEncoderDecoderOutput
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils.logging import disable_progress_bar
 
-from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.folder import check_folder, named_causes
 from modelyard_runtime.models.sizes import check_sizes
 from modelyard_runtime.speech.base import COMPRESSION_LIMIT, LOGPROB_LIMIT, SAMPLE_RATE, WINDOW_SECONDS, Samples, Segment, Task, Word
 from modelyard_runtime.speech.phrases import Phrase, compression, phrases, share, words
@@ -199,7 +199,8 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
         if not (folder / name).is_file():
             raise WeightsNotFound(f"{folder} has no {name}", "put it there from the model's repository; Whisper cannot be run without it")
     disable_progress_bar()
-    try:
+    check_folder(folder)
+    with named_causes(folder, device, WhisperForConditionalGeneration):
         config = WhisperConfig.from_pretrained(folder, local_files_only=True)
         check_sizes(folder, config, lambda: WhisperForConditionalGeneration(config))
         model = WhisperForConditionalGeneration.from_pretrained(
@@ -208,12 +209,6 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
         model = model.eval().requires_grad_(False).to(device)
         extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-    except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"{folder.name} cannot be read: {error}", "fetch it again: remove the folder and restart") from error
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise UnsupportedModel(f"{folder.name} cannot be loaded as Whisper: {error}") from error
     if not getattr(model.generation_config, "alignment_heads", None):
         raise UnsupportedModel(
             f"generation_config.json of {folder.name} has no alignment_heads", "take that file from the model's current repository"
