@@ -21,7 +21,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils.logging import disable_progress_bar
 
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
-from modelyard_runtime.models.folder import check_folder, named_causes
+from modelyard_runtime.models.folder import check_complete, check_folder, named_causes
 from modelyard_runtime.models.sizes import check_sizes
 from modelyard_runtime.speech.base import COMPRESSION_LIMIT, LOGPROB_LIMIT, SAMPLE_RATE, WINDOW_SECONDS, Samples, Segment, Task, Word
 from modelyard_runtime.speech.phrases import Phrase, compression, phrases, share, words
@@ -203,12 +203,13 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
     with named_causes(folder, device, WhisperForConditionalGeneration):
         config = WhisperConfig.from_pretrained(folder, local_files_only=True)
         check_sizes(folder, config, lambda: WhisperForConditionalGeneration(config))
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        model, report = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
         )
         model = model.eval().requires_grad_(False).to(device)
         extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+    check_complete(folder, report["missing_keys"])
     if not getattr(model.generation_config, "alignment_heads", None):
         raise UnsupportedModel(
             f"generation_config.json of {folder.name} has no alignment_heads", "take that file from the model's current repository"

@@ -19,6 +19,7 @@ from modelyard_runtime.speech.faster import FasterWhisper
 from modelyard_runtime.speech.vad import STEP, to_samples
 from modelyard_runtime.speech.whisper import TransformersWhisper
 from modelyard_runtime.speech.windows import plan
+from safetensors.torch import load_file, save_file
 
 GREEDY = (0.0,)
 
@@ -145,6 +146,15 @@ def test_a_config_that_would_lead_ctranslate2_past_its_memory_is_refused(convert
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
     with pytest.raises(UnsupportedModel, match=words):
         FasterWhisper(folder, device="cpu", dtype="auto", beams=1)
+
+
+def test_weights_that_are_missing_are_not_made_up(whisper, tmp_path):
+    folder = shutil.copytree(whisper, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.decoder.layers.0.fc1.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsNotFound, match=r"lacks weights .*fc1\.weight"):
+        transcription.load(folder, ServeSettings(model="file:///x"), ("transcription",), lambda step: None)
 
 
 def test_a_damaged_file_of_ctranslate2s_is_named(converted, tmp_path):
