@@ -6,10 +6,10 @@ that misses a gateway's word, waits until it has heard all of them for a whole `
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import ceil
 
 from modelyard.api.inference_model import Decision, InferenceModel
+from modelyard.api.times import rfc3339
 from modelyard.controller.types import Demand
 
 
@@ -82,5 +82,4 @@ def decide(  # noqa: PLR0917  (shared with `modelyard up`)
 
 
 def _decision(now: float, before: int, after: int, why: str) -> Decision:
-    time = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Decision(time=time, from_=before, to=after, why=why)
+    return Decision(time=rfc3339(now), from_=before, to=after, why=why)

@@ -6,10 +6,10 @@ from the conditions and container states that they leave behind. The message nam
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from modelyard.api.reasons import EXIT_CODES, LAST_LOG_LINE, Reason, Termination
+from modelyard.api.times import seconds_of
 from modelyard.controller.types import Manifest, PodPhase, PodView
 
 _PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError"}
@@ -41,10 +41,10 @@ def view(pod: Manifest) -> PodView:
         problem=None if metadata.get("deletionTimestamp") else _problem(pod, conditions, state),
         restarts=state.get("restartCount", 0),
         node=pod.get("spec", {}).get("nodeName", ""),
-        created_at=seconds(metadata.get("creationTimestamp")) or 0.0,
-        scheduled_at=seconds(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
-        started_at=seconds(state.get("state", {}).get("running", {}).get("startedAt")),
-        ready_at=seconds(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
+        created_at=seconds_of(metadata.get("creationTimestamp")) or 0.0,
+        scheduled_at=seconds_of(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        started_at=seconds_of(state.get("state", {}).get("running", {}).get("startedAt")),
+        ready_at=seconds_of(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
     )
 
 
@@ -98,11 +98,6 @@ def mount_failure(pod: PodView, events: Sequence[Manifest]) -> Termination | Non
     if missing := re.search(r"references non-existent secret key: (\S+)", told[-1]):
         return Termination(Reason.UNAUTHORIZED, message, f"Add the key `{missing[1]}` to the Secret of spec.model.credentialsSecret.")
     return Termination(Reason.UNSCHEDULABLE, message, "Repair the volume; kubectl describe pod shows its events.")
-
-
-def seconds(timestamp: str | None) -> float | None:
-    """Returns an RFC 3339 time as seconds since the epoch."""
-    return None if not timestamp else datetime.fromisoformat(timestamp).timestamp()
 
 
 def _phase(metadata: Manifest, status: Manifest, conditions: dict[str, Manifest], state: Manifest) -> PodPhase:

@@ -5,12 +5,12 @@ Progressing. A condition's transition time changes with its status alone.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from modelyard.api.inference_model import Condition, InferenceModel, InferenceModelStatus, ScalingStatus
 from modelyard.api.names import selector_labels
 from modelyard.api.reasons import BLOCKING, Reason, Termination
+from modelyard.api.times import rfc3339
 from modelyard.controller.causes import root_cause
 from modelyard.controller.types import BuildSettings, Event, Manifest, Observed, PodPhase, PodView
 
@@ -106,10 +106,7 @@ def _conditions(situation: Situation, observed: Observed, generation: int) -> li
 
 def _condition(name: str, verdict: Verdict, previous: Sequence[Condition], generation: int, now: float) -> Condition:
     before = next((condition for condition in previous if condition.type == name), None)
-    if before is not None and before.status == verdict.status:
-        since = before.last_transition_time
-    else:
-        since = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = before.last_transition_time if before is not None and before.status == verdict.status else rfc3339(now)
     return Condition(
         type=name,
         status=verdict.status,

@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
-from datetime import UTC, datetime
+import time
 from typing import Protocol
 
 from modelyard.api.inference_model import InferenceModel
 from modelyard.api.names import API_VERSION, FIELD_MANAGER, KIND, child_name
+from modelyard.api.times import rfc3339
 from modelyard.kube.client import MERGE_PATCH, ApiFailure, KubeClient, Object, Resource
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ async def emit(client: KubeClient, model: InferenceModel, event: EventLike) -> N
 
 def _event(model: InferenceModel, event: EventLike) -> Object:
     metadata = model.metadata
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = rfc3339(time.time())
     digest = hashlib.sha256("\0".join((metadata.uid, event.type, event.reason, event.message)).encode()).hexdigest()[:10]
     about = {"apiVersion": API_VERSION, "kind": KIND, "namespace": metadata.namespace, "name": metadata.name, "uid": metadata.uid}
     return {

@@ -4,10 +4,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from modelyard.api.inference_model import Condition, InferenceModel, InferenceModelStatus
+from modelyard.api.times import rfc3339
 from modelyard.controller.plan import object_id, plan
 from modelyard.controller.types import BuildSettings, Demand, Event, Key, Manifest, ObjectId, Observed, Plan, PodView
 from modelyard.gateway.types import ModelRecord
@@ -113,6 +113,6 @@ class LocalModel:
 
 def _stamped(model: InferenceModel) -> InferenceModel:
     """Returns the model with what an API server adds to a new object."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = rfc3339(time.time())
     stamp = {"uid": str(uuid.uuid4()), "generation": 1, "resource_version": "1", "creation_timestamp": now}
     return model.model_copy(update={"metadata": model.metadata.model_copy(update=stamp), "status": InferenceModelStatus()})
