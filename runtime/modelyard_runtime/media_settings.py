@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 from pydantic_settings import NoDecode
 
-from modelyard_runtime.setting_types import MediaHost, Timeout, split
+from modelyard_runtime.setting_types import MediaHost, Size, Timeout, split
 
 
 class MediaSettings(BaseModel):
@@ -29,6 +29,11 @@ class MediaSettings(BaseModel):
     max_images: Annotated[int, Field(ge=1, le=1000)] = Field(default=16, description="Images of one request at most.")
     max_image_pixels: Annotated[int, Field(ge=1, le=89_478_485)] = Field(
         default=33_554_432, description="Largest image, in pixels; judged before it is decoded."
+    )
+    max_image_memory: Size = Field(
+        default="20%",
+        description="Memory for the images of all requests, as they are read, as 2Gi or a share of the machine's or the container's; then "
+        "503.",
     )
 
 

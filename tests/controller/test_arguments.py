@@ -13,7 +13,7 @@ OF_THE_PLACE = {"host", "port", "metrics-port", "cache-dir", "model-dir", "token
 WITHOUT_FIELD = {
     "told from the hardware": {"device", "device-map", "device-memory", "cores", "kv-cache", "cuda-graphs"},
     "the gateway keeps to such bounds before": {"body-timeout", "stall-timeout", "max-buffered-bytes"},
-    "rarely changed": {"engine-step-timeout", "grammar-timeout", "settle-time", "log-level", "otlp-endpoint"},
+    "rarely changed": {"engine-step-timeout", "grammar-timeout", "settle-time", "log-level", "otlp-endpoint", "max-image-memory"},
     "several models in one server": {"catalogue", "lazy", "memory-budget", "failure-cooldown", "idle-unload"},
     "a server of its own, which clients change": {"allow-pull", "max-pulls", "state-dir", "ollama-admin"},
     "a server of its own, which clients reach": {"api-key", "api-key-file", "admin-key", "admin-key-file"},

@@ -13,6 +13,7 @@ import torch
 from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams
 from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.leases import leasing
 from modelyard_runtime.models.prompt import Picture
 from modelyard_runtime.models.vision import Pixels, Vision
 from modelyard_runtime.serving.bounds import Bounds
@@ -143,7 +144,8 @@ async def test_no_more_images_are_decoded_than_there_are_threads(folder: Path, p
     pictures = [Picture(data_url(picture(seed, 40, 40)), f"url {seed}") for seed in range(4)]
     ids = prompt_of(folder, 4, "what are they")
     try:
-        looks = await asyncio.gather(*(sight.look(ids, pictures) for _ in range(3)))
+        with leasing():
+            looks = await asyncio.gather(*(sight.look(ids, pictures) for _ in range(3)))
     finally:
         sight.close()
     assert [len(pixels.grids) for _, pixels in looks] == [4, 4, 4]

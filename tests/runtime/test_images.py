@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -10,7 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
-from .conftest import Running, running
+from .conftest import Running, running, wait_until
 
 
 def url(seed: int = 1, size: tuple[int, int] = (60, 40), kind: str = "png") -> str:
@@ -118,6 +119,30 @@ def test_images_that_do_not_fit_are_named_before_more_are_read(settings):
     ):
         answer(server.openai(), ask(*images, "data:image/png;base64,*"))
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages[0].content[2].image_url.url")
+
+
+def test_images_take_no_more_memory_than_there_is_for_them(settings):
+    """By what one takes, as the refusal says it: two of a request do not fit, and two requests only one after the other."""
+    with running(settings(model="builtin://tiny-vision", max_image_memory="100")) as server:
+        with pytest.raises(openai.BadRequestError, match="Send fewer or smaller ones") as caught:
+            answer(server.openai(), ask(url(1), "what is it"))
+        assert (caught.value.code, caught.value.param) == ("images_too_large", "messages[0].content[0].image_url.url")
+        one = int(re.findall(r"take (\d+) bytes", caught.value.message)[0])
+    with running(settings(model="builtin://tiny-vision", max_image_memory=str(one))) as server:
+        client, image = server.openai(), ask(url(1), "what is it")
+        with pytest.raises(openai.BadRequestError, match=f"take {2 * one} bytes"):
+            answer(client, ask(url(1), "and", url(2)))
+        # Cut up, an image of this model is larger than what its tower makes of it: that alone is held while the answer is written.
+        endless = {"max_tokens": 2000, "extra_body": {"ignore_eos": True}, "stream": True, "temperature": 0}
+        with client.chat.completions.create(model="tiny-vision", messages=image, **endless) as stream:
+            next(iter(stream))
+            with pytest.raises(openai.InternalServerError) as refused:
+                answer(client, image)
+            assert (refused.value.status_code, refused.value.code) == (503, "overloaded")
+            assert refused.value.response.headers["retry-after"] == "1"
+        wait_until(lambda: server.metric("num_requests_running") == 0, "the engine let go")
+        for _ in range(3):
+            assert answer(client, image)[0]
 
 
 def test_a_placeholder_in_a_text_is_text(seeing):

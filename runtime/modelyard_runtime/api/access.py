@@ -8,6 +8,7 @@ from fastapi import Request
 from modelyard.api.errors import InvalidRequest, Unavailable
 from modelyard.api.names import MODEL_HEADER
 
+from modelyard_runtime.leases import leases
 from modelyard_runtime.observation import observed
 from modelyard_runtime.serving.families import Service
 from modelyard_runtime.serving.model import ServedModel
@@ -77,7 +78,7 @@ async def service(request: Request, model: str, capability: str | None) -> Servi
     _check_capability(served, capability)
     if not served.loaded and not runtime.up:
         raise _not_loaded(runtime, served)
-    request.state.leases.enter_context(served.held())
+    leases().enter_context(served.held())
     await runtime.registry.ready(served)
     _check_capability(served, capability)
     assert served.service is not None

@@ -13,7 +13,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -24,10 +23,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelyard_runtime import logs
 from modelyard_runtime.api import sse
-from modelyard_runtime.api.bodies import Room, Share
 from modelyard_runtime.api.errors import error_body, error_headers, to_api_error
 from modelyard_runtime.api.ollama import lines
+from modelyard_runtime.leases import leasing
 from modelyard_runtime.observation import Ended, Observation, current
+from modelyard_runtime.room import Room, Share
 
 logger = logging.getLogger(__name__)
 
@@ -229,15 +229,14 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 class Leases:
-    """Releases what a request holds of models when its answer has ended, however it ends."""
+    """Releases what a request has leased when its answer has ended, however it ends."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        with ExitStack() as leases:
-            scope["state"]["leases"] = leases
+        with leasing():
             await self._app(scope, receive, send)
 
 

@@ -20,6 +20,7 @@ from transformers import AutoImageProcessor
 
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.errors import UnsupportedModel
+from modelyard_runtime.room import Share
 
 #: Share of a picture's sides beyond which processors refuse it.
 _LONGEST_RATIO = 200
@@ -27,15 +28,24 @@ _LONGEST_RATIO = 200
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Images cut into patches: ``values`` [patches, patch size] of all of them, and ``grids`` [images, 3] (time, height, width)."""
+    """Images cut into patches: ``values`` [patches, patch size] of all of them, and ``grids`` [images, 3] (time, height, width).
+
+    ``share`` is what they take of the room for images.
+    """
 
     values: torch.Tensor
     grids: torch.Tensor
+    share: Share | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Pixels]) -> Pixels:
+    def joined(cls, parts: Sequence[Pixels], share: Share | None = None) -> Pixels:
         """Returns the images of several as one."""
-        return cls(torch.cat([part.values for part in parts]), torch.cat([part.grids for part in parts]))
+        return cls(torch.cat([part.values for part in parts]), torch.cat([part.grids for part in parts]), share)
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take."""
+        return self.values.nbytes
 
     def tokens(self, merge: int) -> list[int]:
         """Returns how many tokens each image takes when ``merge`` by ``merge`` patches become one."""
@@ -51,6 +61,8 @@ class Vision:
         self._tower = model.model
         self._processor = processor
         self._merge = int(config.vision_config.spatial_merge_size)
+        layers = 1 + len(getattr(config.vision_config, "deepstack_visual_indexes", None) or ())
+        self._token_size = layers * int(config.get_text_config().hidden_size * model.dtype.itemsize)
 
     @classmethod
     def of(cls, folder: Path, model: Any) -> Vision:
@@ -84,6 +96,10 @@ class Vision:
     def tokens(self, pixels: Pixels) -> int:
         """Returns how many tokens images take in a prompt."""
         return sum(pixels.tokens(self._merge))
+
+    def size(self, pixels: Pixels) -> int:
+        """Returns how many bytes the features of images take."""
+        return self.tokens(pixels) * self._token_size
 
     def expand(self, ids: Sequence[int], pixels: Pixels) -> list[int]:
         """Returns the prompt with each image's placeholder repeated for its patches. Raises InvalidRequest when they do not match."""

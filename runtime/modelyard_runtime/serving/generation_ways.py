@@ -15,6 +15,7 @@ from PIL import Image
 from modelyard_runtime.engine.base import GenerationRequest, GrammarFailed, NotHonoured, RequestTooLarge, SamplingParams
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.engine.settings import EngineSettings, chunks
+from modelyard_runtime.leases import leasing
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
 from modelyard_runtime.models.tools.grammars import Wanted
 from modelyard_runtime.serving.merge import merge
@@ -80,8 +81,9 @@ async def _image(service: GenerationService) -> None:
     file = io.BytesIO()
     Image.new("RGB", (_SIDE, _SIDE)).save(file, "png")
     picture = Picture(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", "messages")
-    prompt, pixels = await service.look(await _read(service, _SEEN), [picture])
-    await _generate(service, prompt, _GREEDY, media=await service.media(prompt, pixels))
+    with leasing():
+        prompt, pixels = await service.look(await _read(service, _SEEN), [picture])
+        await _generate(service, prompt, _GREEDY, media=await service.media(prompt, pixels))
 
 
 async def _read(service: GenerationService, message: Mapping[str, Any]) -> list[int]:
