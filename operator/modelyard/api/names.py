@@ -19,6 +19,10 @@ METRICS_PORT = 9000
 GATEWAY_PORT = 8080
 GATEWAY_PRIVATE_PORT = 9090
 
+#: Where the chart puts things, and where the models of a cluster are reached then.
+NAMESPACE, MONITORING_NAMESPACE = "modelyard-system", "monitoring"
+GATEWAY_URL = f"http://modelyard-gateway.{NAMESPACE}.svc:{GATEWAY_PORT}/v1"
+
 REQUEST_ID_HEADER = "x-request-id"
 MODEL_HEADER = "x-modelyard-model"
 ENDPOINT_HEADER = "x-modelyard-endpoint"

@@ -13,7 +13,7 @@ from modelyard.api.markers import JsonSchema
 from modelyard.api.names import API_VERSION, GROUP, KIND
 from modelyard.api.rules import broken
 from modelyard.api.structure import Problem, check, defaulted, siblings, unknown
-from modelyard.api.wording import nearest, said
+from modelyard.api.wording import nearest, path_of, said
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _METADATA = {
@@ -84,7 +84,7 @@ def _load(document: Any, origin: str) -> InferenceModel:
     try:
         return InferenceModel.model_validate(complete)
     except ValidationError as problem:  # metadata beyond the name, which has no schema here
-        told = tuple(f"{'.'.join(map(str, error['loc']))}: Invalid value: {said(error)}" for error in problem.errors())
+        told = tuple(f"{path_of(error['loc'])}: Invalid value: {said(error)}" for error in problem.errors())
         raise InvalidManifest(origin, f'{KIND}.{GROUP} "{complete["metadata"].get("name")}" is invalid', told) from problem
 
 

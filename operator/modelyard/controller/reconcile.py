@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from modelyard.api.inference_model import InferenceModel, InferenceModelStatus, Metadata
 from modelyard.api.names import API_VERSION, FIELD_MANAGER, KIND
 from modelyard.api.reasons import Reason, Termination
-from modelyard.api.wording import said
+from modelyard.api.wording import path_of, said
 from modelyard.controller import causes, status
 from modelyard.controller.gather import Cluster
 from modelyard.controller.models import Models
@@ -202,7 +202,7 @@ class Reconciler:
     async def _tell_invalid(self, key: Key, problem: ValidationError) -> None:
         """Tells of a model that this operator cannot read, as one written for a newer version."""
         raw, error = self._models.raw(key), problem.errors()[0]
-        field = ".".join(str(part) for part in error["loc"])
+        field = path_of(error["loc"])
         cause = Termination(Reason.INVALID_SPEC, f"{field}: {said(error)}", "Correct the field, or upgrade the operator.")
         metadata, previous = Metadata.model_validate(raw["metadata"]), InferenceModelStatus.model_validate(raw.get("status", {}))
         told = status.refused(metadata.generation, previous, cause, time.time())

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelyard import __version__
-from modelyard.api.names import ENV_PREFIX, LEASE
+from modelyard.api.names import ENV_PREFIX, GATEWAY_URL, LEASE, MONITORING_NAMESPACE, NAMESPACE
 from modelyard.controller.types import BuildSettings
 
 
@@ -18,25 +18,27 @@ class OperatorSettings(BaseSettings):
 
     # What it manages.
     watch_namespace: str = Field(default="", description="Namespace whose models are managed; all when empty.")
-    namespace: str = Field(default="modelyard-system", min_length=1, description="Namespace of the operator itself, where its Lease is.")
+    namespace: str = Field(default=NAMESPACE, min_length=1, description="Namespace of the operator itself, where its Lease is.")
     runtime_image: str = Field(default="modelyard-runtime:dev", min_length=1, description="Image of models that name none.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="Pull policy of runtime pods."
     )
 
     # The gateway and who else reaches the models.
-    gateway_namespace: str = Field(default="modelyard-system", min_length=1, description="Namespace of the gateways.")
+    gateway_namespace: str = Field(default=NAMESPACE, min_length=1, description="Namespace of the gateways.")
     gateway_service: str = Field(
         default="modelyard-gateway-private",
         min_length=1,
         description="Headless Service of the gateways' private port, which tells the demand.",
     )
     gateway_url: str = Field(
-        default="http://modelyard-gateway.modelyard-system.svc:8080/v1",
+        default=GATEWAY_URL,
         min_length=1,
         description="OpenAI base URL written into status.url.",
     )
-    monitoring_namespace: str = Field(default="monitoring", min_length=1, description="Namespace that may scrape the runtimes' metrics.")
+    monitoring_namespace: str = Field(
+        default=MONITORING_NAMESPACE, min_length=1, description="Namespace that may scrape the runtimes' metrics."
+    )
 
     # The process.
     host: str = Field(default="0.0.0.0", description="Address of the probes and metrics.")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from modelyard import __version__
 from modelyard.api.inference_model import Condition, InferenceModel, InferenceModelStatus
+from modelyard.api.names import GATEWAY_URL, MONITORING_NAMESPACE, NAMESPACE
 from modelyard.api.progress import Progress
 from modelyard.api.reasons import Reason, Termination
 
@@ -129,10 +131,10 @@ class BuildSettings:
 
     runtime_image: str = "modelyard-runtime"
     image_pull_policy: str = "IfNotPresent"
-    version: str = "0.1.0"
-    gateway_namespace: str = "modelyard-system"
-    monitoring_namespace: str = "monitoring"
-    gateway_url: str = "http://modelyard-gateway.modelyard-system.svc:8080/v1"
+    version: str = __version__
+    gateway_namespace: str = NAMESPACE
+    monitoring_namespace: str = MONITORING_NAMESPACE
+    gateway_url: str = GATEWAY_URL
     extra_env: tuple[tuple[str, str], ...] = ()
 
 

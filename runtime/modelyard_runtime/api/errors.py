@@ -19,6 +19,7 @@ from modelyard.api.errors import (
     UnknownPath,
 )
 from modelyard.api.names import ERROR_CODE_HEADER, OLLAMA_PATH
+from modelyard.api.wording import path_of, said
 from starlette.exceptions import HTTPException
 
 from modelyard_runtime.engine.base import EngineFailed, RequestTooLarge
@@ -139,7 +140,7 @@ def _invalid(error: RequestValidationError) -> InvalidRequest:
 
 
 def _wrong_value(kind: str, param: str, problem: Any, context: dict[str, Any]) -> InvalidRequest:
-    text = _MESSAGES[kind].format(**context) if kind in _MESSAGES else str(problem["msg"]).removeprefix("Value error, ")
+    text = _MESSAGES[kind].format(**context) if kind in _MESSAGES else said(problem)
     code = "invalid_type" if kind in _TYPES else str(context.get("code", "invalid_value"))
     return InvalidRequest(f"Invalid '{param}': {text}{_given(problem.get('input'))}.", param=param, code=code)
 
@@ -151,9 +152,7 @@ def _priority(problem: Any) -> int:
 
 def _param(location: tuple[int | str, ...]) -> str:
     """Returns ``messages[0].role`` for ("body", "messages", 0, "role"). Parts in angle brackets are tags of unions, no fields."""
-    named = [part for part in location[1:] if not str(part).startswith("<")]
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named)
-    return text.lstrip(".")[:200]
+    return path_of(part for part in location[1:] if not str(part).startswith("<"))[:200]
 
 
 def _given(value: object) -> str:

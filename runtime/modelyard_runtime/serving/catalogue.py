@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from modelyard.api.wording import nearest, said
+from modelyard.api.wording import nearest, path_of, said
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
@@ -86,7 +86,7 @@ def parse(content: bytes, path: str) -> tuple[Entry, ...]:
         if isinstance(error, ValidationError):
             # A key that is misspelt explains one that is missing.
             problem = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-            raise _invalid(path, _line(root, problem["loc"]), _where(problem["loc"]), _said(problem)) from None
+            raise _invalid(path, _line(root, problem["loc"]), path_of(problem["loc"]), _said(problem)) from None
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or str(error) or "nested too deeply"
         raise _invalid(path, mark.line + 1 if mark else 1, "", f"not valid YAML: {said}") from None
@@ -101,7 +101,7 @@ def _check_source(source: str, path: str, root: yaml.Node | None, location: tupl
         known(source)
     except RuntimeFailed as failure:
         told = f"{failure.message.removeprefix('--model: ')}; {failure.remedy}"
-        raise _invalid(path, _line(root, location), _where(location), told) from None
+        raise _invalid(path, _line(root, location), path_of(location), told) from None
 
 
 def _check_keys(node: yaml.Node | None, path: str) -> None:
@@ -131,10 +131,6 @@ def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
 def _said(problem: Any) -> str:
