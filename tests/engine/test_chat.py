@@ -5,6 +5,8 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams
+from modelyard_runtime.models.answer import Content, Part, PlainParser
+from modelyard_runtime.models.answer_reader import AnswerReader
 from modelyard_runtime.models.chat import ChatModel
 from modelyard_runtime.models.prompt import ChatPrompt
 
@@ -57,13 +59,19 @@ async def test_an_answer_ends_when_it_is_enough_and_counts_what_was_computed(kit
         whole, _ = await text_of(model, prompt, GREEDY)
         seen: list[str] = []
 
-        def enough(text: str) -> bool:
-            seen.append(text)
-            return len("".join(seen)) >= len(whole) // 2
+        class Half(PlainParser):
+            """Takes half of the answer for a call."""
 
-        async with aclosing(model.generate(GenerationRequest("test", prompt, GREEDY), enough=enough)) as deltas:
+            def push(self, text: str) -> list[Part]:
+                seen.append(text)
+                self.complete = int(len("".join(seen)) >= len(whole) // 2)
+                return super().push(text)
+
+        reader = AnswerReader(Half(), one_call=True)
+        async with aclosing(model.generate(GenerationRequest("test", prompt, GREEDY), reader=reader)) as deltas:
             parts = [delta async for delta in deltas]
         assert "".join(part.text for part in parts) == "".join(seen) == whole[: len("".join(seen))]
+        assert [Content(delta.text) for delta in parts] == [part for delta in parts for part in delta.parts]
         assert parts[-1].finish_reason == "stop"
         assert parts[-1].completion_tokens == sum(len(part.token_ids) for part in parts) < 40
         await model.engine.drain()

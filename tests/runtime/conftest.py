@@ -23,6 +23,8 @@ from modelyard_runtime.errors import RuntimeFailed
 from modelyard_runtime.serving.server import Signals, serve
 from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources.resolve import resolve
+from modelyard_runtime.sources.tiny import make_chat
+from transformers import AutoTokenizer
 
 PATIENCE = 60.0
 
@@ -56,9 +58,10 @@ class Running:
     def private_url(self) -> str:
         return f"http://127.0.0.1:{self.private_port}"
 
-    def openai(self) -> openai.OpenAI:
-        """Returns a client that is closed with the server."""
-        return self.clients.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0))
+    def openai(self, *, strict: bool = False) -> openai.OpenAI:
+        """Returns a client that is closed with the server; a ``strict`` one refuses answers that are not of OpenAI's shape."""
+        own = {"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, "_strict_response_validation": strict}
+        return self.clients.enter_context(openai.OpenAI(**own))
 
     def metric(self, name: str, **labels: str) -> float:
         """Returns a sample's value, 0 when there is none."""
@@ -142,6 +145,26 @@ def chat(settings: Callable[..., ServeSettings]) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def embed(settings: Callable[..., ServeSettings]) -> Iterator[Running]:
     with running(settings("builtin://tiny-embed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tokenizer of builtin://tiny-chat."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_chat(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def agent(settings: Callable[..., ServeSettings], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of random weights whose template knows tools and thinking."""
+    from .agents import make_agent
+
+    folder = tmp_path_factory.mktemp("weights") / "agent"
+    folder.mkdir()
+    make_agent(folder)
+    with running(settings(f"file://{folder}")) as server:
         yield server
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from modelyard.api.errors import InvalidRequest
 from modelyard_runtime.api.bounds_of_answers import param_of, wanted_of
 from modelyard_runtime.api.chat_body import ChatBody
 from modelyard_runtime.engine.base import FinishReason
-from modelyard_runtime.models.answer import AnswerParser, Part, Reasoning
+from modelyard_runtime.models.answer import Part, Reasoning
 from modelyard_runtime.models.prompt import ChatPrompt
 from modelyard_runtime.models.text import TextDelta
 
@@ -77,10 +77,9 @@ async def converse(service: GenerationService, request_id: str, body: ChatBody) 
     requests = service.choices(request_id, prompt, sampling, count=body.n or 1, media=media)
     tools = {tool.function.name: tool.schema_of_arguments for tool in body.callable_tools}
     single = body.parallel_tool_calls is False
-    parsers = [service.speech.parser(prompt, tools, parallel=not single) for _ in requests]
-    enough = [service.speech.first_call(prompt, tools) for _ in requests] if single and tools else None
-    deltas = service.generate_each(requests, body.stop or [], service.speech.dialect.visible(tools=bool(tools)), enough)
-    return Conversation(len(prompt), len(requests), _steps(deltas, parsers))
+    readers = [service.speech.reader(prompt, tools, body.stop or [], parallel=not single) for _ in requests]
+    deltas = service.generate_each(requests, visible=service.speech.dialect.visible(tools=bool(tools)), readers=readers)
+    return Conversation(len(prompt), len(requests), _steps(deltas))
 
 
 def prompt_of(service: GenerationService, body: ChatBody) -> ChatPrompt:
@@ -101,10 +100,7 @@ def prompt_of(service: GenerationService, body: ChatBody) -> ChatPrompt:
     return ChatPrompt(messages, (tools or None) if dialect.takes_tools else None, variables, body.ending)
 
 
-async def _steps(deltas: AsyncGenerator[tuple[int, TextDelta], None], parsers: Sequence[AnswerParser]) -> AsyncGenerator[Step, None]:
+async def _steps(deltas: AsyncGenerator[tuple[int, TextDelta], None]) -> AsyncGenerator[Step, None]:
     async with aclosing(deltas):
         async for choice, delta in deltas:
-            parts = parsers[choice].push(delta.text)
-            if delta.finish_reason is not None:
-                parts += parsers[choice].finish()
-            yield Step(choice, parts, delta)
+            yield Step(choice, list(delta.parts), delta)

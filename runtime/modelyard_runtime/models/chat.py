@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from modelyard_runtime.engine.base import Engine, FinishReason, GenerationRequest, TokenEvent
+from modelyard_runtime.models.answer import Part
+from modelyard_runtime.models.answer_reader import AnswerReader
 from modelyard_runtime.models.reader import PromptReader
 from modelyard_runtime.models.text import Detokeniser, StopStrings, TextDelta, TextToken
 from modelyard_runtime.models.tokens import TokenBytes
-
-#: Whether the text that has come is enough, given what is new of it.
-Enough = Callable[[str], bool]
 
 
 class ChatModel:
@@ -33,15 +32,15 @@ class ChatModel:
         request: GenerationRequest,
         stop: Sequence[str] = (),
         visible: frozenset[int] = frozenset(),
-        enough: Enough | None = None,
+        reader: AnswerReader | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
         """Generates text after a prompt. Close the generator to cancel (`contextlib.aclosing`).
 
-        ``visible`` are special tokens whose names are part of the text, for a parser to read. ``enough`` is given the text as it comes and
-        says when it may end. Raises RequestTooLarge before the first delta, and EngineFailed.
+        ``stop`` strings end the text wherever they are in it. ``visible`` are special tokens whose names are part of the text, for the
+        ``reader``, which takes it as it comes and says when it may end. Raises RequestTooLarge before the first delta, and EngineFailed.
         """
         stream = self.engine.submit(request)
-        text = _TextStream(Detokeniser(self._tokenizer, visible), stop, enough)
+        text = _TextStream(Detokeniser(self._tokenizer, visible), stop, reader)
         try:
             async for event in stream:
                 delta = text.push(event)
@@ -60,9 +59,9 @@ class ChatModel:
 class _TextStream:
     """Tokens to deltas of one request."""
 
-    def __init__(self, detokeniser: Detokeniser, stop: Sequence[str], enough: Enough | None):
+    def __init__(self, detokeniser: Detokeniser, stop: Sequence[str], reader: AnswerReader | None):
         self.ended = False
-        self._enough = enough
+        self._reader = reader
         self._detokeniser = detokeniser
         self._stops = StopStrings(stop)
         self._events: list[TokenEvent] = []
@@ -79,14 +78,23 @@ class _TextStream:
         reason = FinishReason.STOP if met else event.finish_reason
         if reason is not None and not met:
             text += self._stops.flush()
-        if text and not met and self._enough is not None and self._enough(text):
-            reason = FinishReason.STOP
+        parts, reason = self._read(text, reason)
         if not text and reason is None:
             return None
         self.ended = reason is not None
         self._given += len(text)
         events, self._events = tuple(self._events), []
-        return TextDelta(text, events, self._count, reason, self._begun(everything=self.ended and not met))
+        return TextDelta(text, events, self._count, reason, self._begun(whole=self.ended and not met), parts)
+
+    def _read(self, text: str, reason: FinishReason | None) -> tuple[tuple[Part, ...], FinishReason | None]:
+        """Returns what text became, and why it ends, which may be that the reader has all of it."""
+        if self._reader is None:
+            return (), reason
+        parts = self._reader.push(text) if text else []
+        reason = FinishReason.STOP if self._reader.over else reason
+        if reason is not None:
+            parts += self._reader.finish()
+        return tuple(parts), FinishReason.STOP if self._reader.stopped else reason
 
     def _text(self, event: TokenEvent) -> str:
         """An end-of-sequence token has no text; the last token also brings out what was incomplete."""
@@ -99,8 +107,11 @@ class _TextStream:
         self._said += len(text)
         return text
 
-    def _begun(self, *, everything: bool) -> tuple[TextToken, ...]:
-        """Takes out the tokens whose text has begun to go out."""
-        count = len(self._tokens) if everything else sum(token.offset < self._given for token in self._tokens)
+    def _begun(self, *, whole: bool) -> tuple[TextToken, ...]:
+        """Takes out the tokens whose text has begun to go out; all of them where it went out ``whole``."""
+        reader = self._reader
+        given = self._given - (reader.withheld if reader is not None else 0)
+        whole &= reader is None or not reader.stopped
+        count = len(self._tokens) if whole else sum(token.offset < given for token in self._tokens)
         begun, self._tokens = tuple(self._tokens[:count]), self._tokens[count:]
         return begun

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard_runtime.engine.base import FinishReason, TokenEvent
+from modelyard_runtime.models.answer import Part
 
 _REPLACEMENT = "\ufffd"
 #: Tokens after which text that still does not decode is given out as it is: a character has at most four bytes.
@@ -24,7 +25,7 @@ class TextDelta:
     """Text that became certain, and the tokens since the last delta. ``completion_tokens`` counts all so far, the end of sequence too.
 
     ``finish_reason`` is set on the last delta. ``tokens`` are those whose text has begun to go out: without the end of sequence, and
-    without what a stop string cut off.
+    without what a stop string cut off. ``parts`` are what the text became, where somebody reads it.
     """
 
     text: str
@@ -32,6 +33,7 @@ class TextDelta:
     completion_tokens: int
     finish_reason: FinishReason | None = None
     tokens: tuple[TextToken, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:

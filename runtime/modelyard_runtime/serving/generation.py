@@ -24,7 +24,8 @@ from modelyard_runtime.engine.media import Media
 from modelyard_runtime.errors import RuntimeFailed, UnsupportedModel
 from modelyard_runtime.hardware import helpers
 from modelyard_runtime.metrics import Load, Stopwatch
-from modelyard_runtime.models.chat import ChatModel, Enough
+from modelyard_runtime.models.answer_reader import AnswerReader
+from modelyard_runtime.models.chat import ChatModel
 from modelyard_runtime.models.prompt import ChatPrompt, Picture
 from modelyard_runtime.models.templates import TemplateRefused
 from modelyard_runtime.models.text import TextDelta
@@ -276,19 +277,19 @@ class GenerationService:
         requests: Sequence[GenerationRequest],
         stop: Sequence[str] = (),
         visible: frozenset[int] = frozenset(),
-        enough: Sequence[Enough] | None = None,
+        readers: Sequence[AnswerReader] | None = None,
     ) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them.
 
-        ``visible`` are special tokens whose names are part of the text, ``enough`` says of each answer when it may end. Closing the
-        iterator cancels all, in the queue or in the engine.
+        ``stop`` and ``visible`` are as in `ChatModel.generate`, and so is each answer's reader. Closing the iterator cancels all, in the
+        queue or in the engine.
         """
         watches = [Stopwatch(self._metrics, len(request.prompt_token_ids), self.capability) for request in requests]
         self._metrics.asked(max_tokens=requests[0].sampling.max_tokens, n=len(requests))
         try:
             async with self.limiter[self.capability].slot():
-                ends: Sequence[Enough | None] = enough or [None] * len(requests)
-                streams = [self.model.generate(request, stop, visible, end) for request, end in zip(requests, ends, strict=True)]
+                each: Sequence[AnswerReader | None] = readers or [None] * len(requests)
+                streams = [self.model.generate(request, stop, visible, reader) for request, reader in zip(requests, each, strict=True)]
                 answers = [self._watched(stream, watch) for stream, watch in zip(streams, watches, strict=True)]
                 async with aclosing(merge(answers)) as deltas:
                     async for item in deltas:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.models.answer import AnswerParser
-from modelyard_runtime.models.chat import Enough
+from modelyard_runtime.models.answer_reader import AnswerReader
 from modelyard_runtime.models.dialect import Dialect, detect, thinks_already, thought_already
 from modelyard_runtime.models.loading import LoadedModel
 from modelyard_runtime.models.tools.grammars import Wanted, answer_grammar
@@ -39,15 +39,9 @@ class Speech:
         """Returns a fresh parser for an answer to a prompt; see `Dialect.parser`."""
         return self.dialect.parser(tools, thinks=thinks_already(self._end(prompt)), parallel=parallel)
 
-    def first_call(self, prompt: Sequence[int], tools: Schemas) -> Enough:
-        """Returns what says of an answer's text, as it comes, whether its first call is complete."""
-        parser = self.parser(prompt, tools, parallel=True)
-
-        def complete(text: str) -> bool:
-            parser.push(text)
-            return parser.complete > 0
-
-        return complete
+    def reader(self, prompt: Sequence[int], tools: Schemas, stop: Sequence[str], *, parallel: bool) -> AnswerReader:
+        """Returns what reads an answer to a prompt, up to a stop string, or to the end of the only call that it may have."""
+        return AnswerReader(self.parser(prompt, tools, parallel=parallel), stop, one_call=bool(tools) and not parallel)
 
     async def grammar(self, prompt: Sequence[int], wanted: Wanted, param: str) -> CompiledGrammar:
         """Returns the grammar of an answer to a prompt. Raises InvalidRequest, which names ``param``."""
