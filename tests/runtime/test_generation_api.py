@@ -1,44 +1,22 @@
-"""Chat and text completions in full, with the unmodified `openai` client, its answers validated."""
+"""Chat completions in full, with the unmodified `openai` client, its answers validated."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
-import openai
 import pytest
 from modelyard_runtime.models.templates import TemplateRenderer
 from modelyard_runtime.serving.sampling import SamplingDefaults, sampling_defaults
 from modelyard_runtime.sources.tiny import make_chat
-from transformers import AutoTokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 ASK = {"model": "tiny-chat", "messages": HELLO, "max_tokens": 12}
-GO_ON = {"model": "tiny-chat", "prompt": "Hello the world", "max_tokens": 6, "temperature": 0}
 SAMPLED = {"temperature": 1.3, "seed": 7}
 
 
 @pytest.fixture
 def client(chat):
-    return strict(chat)
-
-
-def strict(server):
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True)
-    return server.clients.enter_context(client)
-
-
-@pytest.fixture
-def lenient(chat):
-    """For echoes: OpenAI's first token has null for its probability, which its own client's types do not know."""
-    return chat.openai()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder: Path = tmp_path_factory.mktemp("tokenizer")
-    make_chat(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return chat.openai(strict=True)
 
 
 def text_of(answer):
@@ -81,11 +59,11 @@ def test_a_seed_holds_among_strangers(chat, client):
     alone = text_of(client.chat.completions.create(**ASK, **SAMPLED))
 
     def stranger(tokens):
-        return text_of(strict(chat).chat.completions.create(**{**ASK, "max_tokens": tokens}, temperature=1))
+        return text_of(chat.openai(strict=True).chat.completions.create(**{**ASK, "max_tokens": tokens}, temperature=1))
 
     with ThreadPoolExecutor(12) as pool:
         strangers = [pool.submit(stranger, 5 + i) for i in range(8)]
-        again = [pool.submit(lambda: text_of(strict(chat).chat.completions.create(**ASK, **SAMPLED))) for _ in range(3)]
+        again = [pool.submit(lambda: text_of(chat.openai(strict=True).chat.completions.create(**ASK, **SAMPLED))) for _ in range(3)]
         assert {future.result() for future in again} == {alone}
         assert len({future.result() for future in strangers}) > 1
 
@@ -131,28 +109,6 @@ def test_no_log_probabilities_unless_asked(client):
     assert client.chat.completions.create(**ASK).choices[0].logprobs is None
     none_beside = client.chat.completions.create(**ASK, logprobs=True).choices[0].logprobs
     assert all(entry.top_logprobs == [] for entry in none_beside.content)
-
-
-def test_what_a_stop_string_cuts_off_has_no_log_probability(client):
-    whole = text_of(client.chat.completions.create(**ASK, temperature=0))
-    answer = client.chat.completions.create(**ASK, temperature=0, stop=whole[5:8], logprobs=True)
-    assert text_of(answer) == whole[: whole.index(whole[5:8])]
-    assert "".join(entry.token for entry in answer.choices[0].logprobs.content[:-1]) in text_of(answer)
-
-
-# Stop strings
-
-
-def test_sixteen_stop_strings_hold_in_a_stream_across_its_chunks(client):
-    """The first one in the text wins, wherever chunks begin and end, and nothing of it is streamed."""
-    asked = {**ASK, **SAMPLED, "max_tokens": 40}
-    whole = text_of(client.chat.completions.create(**asked))
-    for at in (3, 9, 17):
-        stops = [*(f"never said {number}" for number in range(15)), whole[at : at + 7]]
-        said = whole[: min(whole.find(stop) for stop in stops if stop in whole)]
-        chunks = list(client.chat.completions.create(**asked, stop=stops, stream=True))
-        assert joined(chunks) == text_of(client.chat.completions.create(**asked, stop=stops)) == said
-        assert chunks[-1].choices[0].finish_reason == "stop"
 
 
 # Bias, penalties, bounds
@@ -226,7 +182,7 @@ def test_clients_cannot_write_control_tokens(client):
 def test_template_variables_are_for_those_that_are_allowed(client, start):
     answer = client.chat.completions.create(**ASK, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
     assert answer.choices[0].finish_reason
-    allowing = strict(start(chat_template_kwargs="style"))
+    allowing = start(chat_template_kwargs="style").openai(strict=True)
     assert allowing.chat.completions.create(**ASK, extra_body={"chat_template_kwargs": {"style": "brief"}}).usage
 
 
@@ -237,7 +193,7 @@ def test_template_variables_reach_the_template(start, tmp_path):
     config = json.loads((folder / "tokenizer_config.json").read_text())
     said = "{% if enable_thinking %}Think about it first.{% endif %}{{ style }}"
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": config["chat_template"] + said}))
-    client = strict(start(f"file://{folder}", served_model_name="tiny-chat", chat_template_kwargs="style"))
+    client = start(f"file://{folder}", served_model_name="tiny-chat", chat_template_kwargs="style").openai(strict=True)
 
     def read(**variables):
         return client.chat.completions.create(**ASK, extra_body={"chat_template_kwargs": variables}).usage.prompt_tokens
@@ -253,7 +209,7 @@ def test_usage_has_its_details_and_answers_a_fingerprint(client):
     assert answer.usage.prompt_tokens_details.cached_tokens >= 0
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0
     assert answer.system_fingerprint.startswith("fp_")
-    text = client.completions.create(**GO_ON)
+    text = client.completions.create(model="tiny-chat", prompt="Hello the world", max_tokens=6)
     assert text.system_fingerprint == answer.system_fingerprint
 
 
@@ -273,72 +229,6 @@ def test_usage_in_each_chunk_on_demand(client):
     assert counts[-1] == 12
 
 
-# Text completions
-
-
-def test_echo_and_log_probabilities_of_a_prompt(lenient, tokenizer):
-    answer = lenient.completions.create(**GO_ON, echo=True, logprobs=2)
-    [choice] = answer.choices
-    lists = choice.logprobs
-    prompt = tokenizer("Hello the world")["input_ids"]
-    assert choice.text.startswith("Hello the world")
-    assert "".join(lists.tokens) == choice.text
-    assert len(lists.tokens) == len(prompt) + 6
-    assert lists.token_logprobs[0] is None
-    assert lists.top_logprobs[0] is None
-    assert all(value <= 0 for value in lists.token_logprobs[1:])
-    assert lists.text_offset == [len("".join(lists.tokens[:i])) for i in range(len(lists.tokens))]
-    assert all(2 <= len(best) <= 3 for best in lists.top_logprobs[1:])
-    assert answer.usage.prompt_tokens == len(prompt)
-
-
-def test_a_prompt_is_scored_without_an_answer(lenient):
-    long = lenient.completions.create(**{**GO_ON, "max_tokens": 0}, echo=True, logprobs=1)
-    assert long.choices[0].text == "Hello the world"
-    assert long.usage.completion_tokens == 0
-    assert long.choices[0].finish_reason == "length"
-    scored = long.choices[0].logprobs.token_logprobs
-    # The same tokens, generated one after the other, have the same probabilities.
-    full = lenient.completions.create(**GO_ON, echo=True, logprobs=0).choices[0]
-    assert scored == pytest.approx(full.logprobs.token_logprobs[: len(scored)], abs=1e-4)
-    again = lenient.completions.create(**{**GO_ON, "prompt": full.text, "max_tokens": 0}, echo=True, logprobs=0).choices[0]
-    if again.logprobs.tokens == full.logprobs.tokens:
-        assert again.logprobs.token_logprobs[1:] == pytest.approx(full.logprobs.token_logprobs[1:], abs=1e-3)
-
-
-def test_a_prompt_comes_back_alone(client):
-    assert client.completions.create(**{**GO_ON, "max_tokens": 0}, echo=True).choices[0].text == "Hello the world"
-    tokens = client.completions.create(**{**GO_ON, "prompt": [70, 80, 90], "max_tokens": 0}, echo=True).choices[0]
-    assert tokens.text
-
-
-def test_streamed_echo_and_log_probabilities_are_those_of_the_whole(lenient):
-    wanted = {**GO_ON, "prompt": ["Hello the world", "of é and"], "echo": True, "logprobs": 1, "n": 2, "temperature": 1.2, "seed": 3}
-    whole = lenient.completions.create(**wanted)
-    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
-    chunks = [choice for chunk in lenient.completions.create(**wanted, stream=True) for choice in chunk.choices]
-    for choice in whole.choices:
-        mine = [chunk for chunk in chunks if chunk.index == choice.index]
-        assert "".join(chunk.text for chunk in mine) == choice.text
-        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
-            assert [value for chunk in mine for value in getattr(chunk.logprobs, name)] == getattr(choice.logprobs, name)
-
-
-def test_the_best_of_several_has_the_highest_mean_log_probability(client):
-    wanted = {**GO_ON, "temperature": 1.5, "seed": 11}
-    all_five = client.completions.create(**wanted, n=5, logprobs=0)
-    best_two = client.completions.create(**wanted, n=2, best_of=5)
-    mean = {choice.text: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs) for choice in all_five.choices}
-    ranked = sorted(mean, key=lambda text: -mean[text])
-    assert [choice.text for choice in best_two.choices] == ranked[:2]
-    assert best_two.choices[0].logprobs is None
-    assert best_two.usage.completion_tokens == all_five.usage.completion_tokens
-
-
-def test_an_empty_suffix_is_no_suffix(client):
-    assert client.completions.create(**GO_ON, suffix="").choices[0].text
-
-
 # Defaults
 
 
@@ -351,7 +241,7 @@ def test_defaults_come_from_the_settings_then_from_the_weights_then_from_openai(
     named = {"model": f"file://{folder}", "served_model_name": "tiny-chat"}
     body = {"model": "tiny-chat", "messages": HELLO}
     by_weights, by_settings, by_none = (
-        strict(start(**named, **more)) for more in ({}, {"top_k": 0, "default_max_tokens": 5}, {"generation_config": "none"})
+        start(**named, **more).openai(strict=True) for more in ({}, {"top_k": 0, "default_max_tokens": 5}, {"generation_config": "none"})
     )
     greedy = text_of(by_weights.chat.completions.create(**body, temperature=0, max_tokens=3))
     # The weights say top_k 1 and 3 tokens; their top_p is out of bounds and left out.

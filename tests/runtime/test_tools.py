@@ -1,7 +1,7 @@
 """Tools and reasoning through HTTP: random weights that call as their schemas say."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,17 +9,8 @@ import jsonschema
 import pytest
 from modelyard_runtime.settings import ServeSettings
 
-from .agents import CLOCK, HELLO, PERSON, WEATHER, make_agent, schema_format
+from .agents import CLOCK, HELLO, PERSON, WEATHER, schema_format
 from .conftest import Running, running
-
-
-@pytest.fixture(scope="module")
-def agent(settings: Callable[..., ServeSettings], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("weights") / "agent"
-    folder.mkdir()
-    make_agent(folder)
-    with running(settings(f"file://{folder}")) as server:
-        yield server
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
