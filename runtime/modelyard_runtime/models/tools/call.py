@@ -61,6 +61,17 @@ class Span:
         return at + 1
 
 
+def pass_on(parser: StateParser, arguments: Span) -> bool:
+    """Gives out what there is of a call's arguments, from where the parser is; returns whether they have ended, and the call with them."""
+    end = arguments.push(parser.text, parser.at, len(parser.text))
+    parser.output.arguments(parser.text[parser.at : end])
+    parser.at = end
+    if not arguments.done and not arguments.broken:
+        return False
+    parser.output.end_call()
+    return True
+
+
 class CallReader:
     """Reads one call into an output; ``accepts`` says which names are calls.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from modelyard_runtime.models.tools.call import Span
+from modelyard_runtime.models.tools.call import Span, pass_on
 from modelyard_runtime.models.tools.output import Output, StateParser
 
 ALL, BEGIN, SEPARATOR, END, ALL_END = (
@@ -50,13 +50,7 @@ class DeepSeekParser(StateParser):
         return self.go(self._content)
 
     def _arguments(self) -> bool:
-        end = self._span.push(self.text, self.at, len(self.text))
-        self.output.arguments(self.text[self.at : end])
-        self.at = end
-        if not self._span.done and not self._span.broken:
-            return False
-        self.output.end_call()
-        return self.go(self._after)
+        return pass_on(self, self._span) and self.go(self._after)
 
     def _after(self) -> bool:
         """Past the end of a code block, to the call's end."""

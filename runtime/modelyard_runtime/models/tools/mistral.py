@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from modelyard_runtime.models.tools.call import CallParser, Span
+from modelyard_runtime.models.tools.call import CallParser, Span, pass_on
 from modelyard_runtime.models.tools.output import Output, State, short_call_id
 
 OPEN = "[TOOL_CALLS]"
@@ -62,10 +62,4 @@ class MistralParser(CallParser):
         return self._listed
 
     def _arguments(self) -> bool:
-        end = self._span.push(self.text, self.at, len(self.text))
-        self.output.arguments(self.text[self.at : end])
-        self.at = end
-        if not self._span.done and not self._span.broken:
-            return False
-        self.output.end_call()
-        return self.go(self._content)
+        return pass_on(self, self._span) and self.go(self._content)
