@@ -10,6 +10,7 @@ import typer
 
 from modelyard.cli.options import StateDir, state_of
 from modelyard.local.errors import LocalFailed
+from modelyard.local.state import State
 
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 10.0
@@ -29,25 +30,25 @@ def command(
     """
     state = state_of(state_dir)
     instance = state.instance()
-
-    def wait(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while (alive := state.is_owned()) and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
-        return not alive
-
-    def send() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(instance.pid, signal.SIGTERM)
-
     print(f"Stopping process {instance.pid} ({instance.url})…", flush=True)
-    send()
-    if not now and wait(timeout):
-        print("Stopped.")
-        return
-    send()  # the second one is not patient
-    if not wait(_KILL_SECONDS):
-        raise LocalFailed(
-            f"process {instance.pid} does not end", f"Look at it, or end it: kill -9 {instance.pid} (its children end with it)"
-        )
+    _terminate(instance.pid)
+    if now or not _ended(state, timeout):
+        _terminate(instance.pid)  # the second one is not patient
+        if not _ended(state, _KILL_SECONDS):
+            raise LocalFailed(
+                f"process {instance.pid} does not end", f"Look at it, or end it: kill -9 {instance.pid} (its children end with it)"
+            )
     print("Stopped.")
+
+
+def _terminate(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def _ended(state: State, seconds: float) -> bool:
+    """Returns whether the instance ends within so many seconds."""
+    end = time.monotonic() + seconds
+    while (alive := state.is_owned()) and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+    return not alive

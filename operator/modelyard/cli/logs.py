@@ -32,29 +32,34 @@ def command(
     """
     state = state_of(state_dir)
     state.instance()
-    namespace, _, name = model.rpartition("/")
-    found = _files(state, namespace or "default", name, replica)
-    if not found and replica and (others := _files(state, namespace or "default", name, None)):
-        raise LocalFailed(f"{model} has no replica {replica}", f"It has {', '.join(path.stem for path in others)}")
-    if not found and any(one["metadata"]["name"] == name for one in state.models()):
-        raise LocalFailed(
-            f"no replica of {model} has run yet", "A request starts one, unless `modelyard get -o wide` says what is in its way"
-        )
+    found = _files(state, model, replica)
     if not found:
-        raise LocalFailed(f"there is no log of {model}", "`modelyard get` lists the models that run")
+        raise _nothing(state, model, replica)
     opened: dict[Path, BinaryIO] = {}
     try:
         _print_new(found, opened, tail)
         while follow and state.is_owned():
             time.sleep(_POLL_SECONDS)
-            _print_new(_files(state, namespace or "default", name, replica), opened, None)
+            _print_new(_files(state, model, replica), opened, None)
     finally:
         for file in opened.values():
             file.close()
 
 
-def _files(state: State, namespace: str, name: str, replica: str | None) -> list[Path]:
-    return [path for path in state.log_files(namespace, name) if replica is None or path.stem.endswith(replica)]
+def _files(state: State, model: str, replica: str | None) -> list[Path]:
+    namespace, _, name = model.rpartition("/")
+    return [path for path in state.log_files(namespace or "default", name) if replica is None or path.stem.endswith(replica)]
+
+
+def _nothing(state: State, model: str, replica: str | None) -> LocalFailed:
+    """Returns why there is no log to print."""
+    if replica and (others := _files(state, model, None)):
+        return LocalFailed(f"{model} has no replica {replica}", f"It has {', '.join(path.stem for path in others)}")
+    if any(one["metadata"]["name"] == model.rpartition("/")[2] for one in state.models()):
+        return LocalFailed(
+            f"no replica of {model} has run yet", "A request starts one, unless `modelyard get -o wide` says what is in its way"
+        )
+    return LocalFailed(f"there is no log of {model}", "`modelyard get` lists the models that run")
 
 
 def _print_new(paths: list[Path], opened: dict[Path, BinaryIO], tail: int | None) -> None:
