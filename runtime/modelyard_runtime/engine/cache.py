@@ -59,8 +59,8 @@ class Elastic:
 
 def _bytes_of(part: torch.Tensor) -> tuple[int, int]:
     """Returns where a contiguous part of a tensor begins and ends in its memory."""
-    start = part.storage_offset() * part.element_size()
-    return start, start + part.numel() * part.element_size()
+    start = int(part.storage_offset()) * part.element_size()
+    return start, start + int(part.numel()) * part.element_size()
 
 
 class LayerStore:
