@@ -280,6 +280,9 @@ class NetworkSettings(BaseModel):
         description="Lets clients of the Ollama API on the public port pull, delete and unload models, and say how long they are kept.",
     )
     metrics_port: Port = Field(default=METRICS_PORT, description="Private port: /metrics, /progress, /admin. 0 takes a free one.")
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=10_000, description="Connections to the public port, as far as the system's bound on open files allows them; then 503."
+    )
     stall_timeout: Timeout = Field(
         default=timedelta(seconds=60), description="Longest time that a client may take nothing of its answer; then it is cut off."
     )

@@ -12,7 +12,7 @@ OF_THE_PLACE = {"host", "port", "metrics-port", "cache-dir", "model-dir", "token
 #: Flags that no field says, for `engine.args`, by why there is none.
 WITHOUT_FIELD = {
     "told from the hardware": {"device", "device-map", "device-memory", "cores", "kv-cache", "cuda-graphs"},
-    "the gateway keeps to such bounds before": {"body-timeout", "stall-timeout", "max-buffered-bytes"},
+    "the gateway keeps to such bounds before": {"body-timeout", "stall-timeout", "max-buffered-bytes", "max-connections"},
     "rarely changed": {"engine-step-timeout", "grammar-timeout", "settle-time", "log-level", "otlp-endpoint", "max-image-memory"},
     "several models in one server": {"catalogue", "lazy", "memory-budget", "failure-cooldown", "idle-unload"},
     "a server of its own, which clients change": {"allow-pull", "max-pulls", "state-dir", "ollama-admin"},

@@ -4,10 +4,12 @@ import asyncio
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import openai
@@ -195,6 +197,41 @@ def test_bodies_of_all_requests_together_are_bounded(start):
     wait_until(lambda: httpx.post(f"{server.url}/v1/embeddings", **sent).status_code == 200, "its memory is given back")
 
 
+def test_connections_are_bounded_and_probes_answered_beyond(start, caplog):
+    server = start(max_connections=8)
+
+    def is_cut_off() -> bool:
+        try:
+            return httpx.get(f"{server.url}/health").status_code != 200
+        except httpx.TransportError:
+            return True
+
+    with ExitStack() as connections:
+        for client in (connections.enter_context(httpx.Client()) for _ in range(8)):
+            wait_until(lambda one=client: "connection" not in one.get(f"{server.url}/health").headers, "it is one of the eight")
+        refused = short(server)
+        assert (refused.status_code, refused.json()["error"]["code"], refused.headers["retry-after"]) == (503, "overloaded", "1")
+        assert refused.headers["connection"] == "close"
+        ollama = httpx.post(f"{server.url}/api/chat", content=b"x" * 5_000_000, timeout=60)
+        assert (ollama.status_code, ollama.headers["x-modelyard-error-code"]) == (503, "overloaded")
+        assert isinstance(ollama.json()["error"], str)
+        for path in ("/health", "/ready"):
+            probe = httpx.get(f"{server.url}{path}")
+            assert (probe.status_code, probe.headers["connection"]) == (200, "close")
+        assert client.get(f"{server.url}/v1/models").status_code == 200
+        for _ in range(8):
+            connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        wait_until(is_cut_off, "there are twice as many")
+        assert client.get(f"{server.url}/v1/models").status_code == 200
+    wait_until(lambda: short(server).status_code == 200, "they have left")
+    assert len([line for line in caplog.messages if "as many connections" in line]) == 1
+
+
+def test_files_bound_the_connections_too():
+    script = "import resource as r; from modelyard.process import open_files as o; r.setrlimit(r.RLIMIT_NOFILE, (64, 64)); print(o.most())"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "64\n"
+
+
 def test_a_client_that_reads_nothing_is_left(start, caplog):
     """Its answer is larger than what the system's buffers take, so that it waits for the client."""
     caplog.set_level(logging.INFO)
@@ -234,7 +271,7 @@ async def test_the_rest_of_an_answer_that_nobody_reads_is_dropped(closing):
 
     listener = listen("127.0.0.1", 0, "--port")
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    server = Server(application, listener, 0.2)
+    server = Server(application, listener, 0.2, 100)
     serving = asyncio.create_task(server.run_until_told())
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -260,7 +297,7 @@ async def test_requests_that_are_sent_ahead_wait_outside():
         await send({"type": "http.response.body", "body": b""})
         await leaving
 
-    server = Server(application, listen("127.0.0.1", 0, "--port"), 20)
+    server = Server(application, listen("127.0.0.1", 0, "--port"), 20, 100)
     serving = asyncio.create_task(server.run_until_told())
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     request, count = b"GET / HTTP/1.1\r\nhost: x\r\npadding: %b\r\n\r\n" % (b"x" * 1000), 5000

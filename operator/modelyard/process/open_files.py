@@ -16,3 +16,11 @@ def take_all() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and does not mean it
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def most() -> int | None:
+    """Returns how many files and connections this process may have open, None where that is not bounded."""
+    if resource is None:
+        return None
+    bound, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if bound == resource.RLIM_INFINITY else bound

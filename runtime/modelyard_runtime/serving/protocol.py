@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sized
+import math
+import time
+from collections.abc import Mapping, Sized
+from types import MappingProxyType
 from typing import Any
 
 import httptools
+from modelyard.api.errors import ApiError, Unavailable
 from modelyard.api.names import REQUEST_ID_HEADER
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from modelyard_runtime.api.errors import error_body, error_headers
 from modelyard_runtime.logs import new_request_id
 
 logger = logging.getLogger(__name__)
@@ -20,7 +25,33 @@ logger = logging.getLogger(__name__)
 _MAX_HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 30.0
 _LINGER_SECONDS = 1.0
-_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_TOLD_SECONDS = 60.0
+_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
+_CROWDED = Unavailable("This server has as many connections as it may. Send the request again.", code="overloaded", retry_after=1)
+
+
+class Doors:
+    """How many connections a port takes.
+
+    On those beyond ``most``, one request for a ``spared`` path is answered and others get 503; those beyond twice as many are closed.
+    """
+
+    def __init__(self, most: int, spared: frozenset[bytes]):
+        self._most = most
+        self._told = -math.inf
+        self.spared = spared
+
+    def crowded(self, connections: int) -> bool:
+        """Whether the last of so many is too much. It is told, once a minute at most."""
+        crowded = connections > self._most
+        if crowded and time.monotonic() - self._told > _TOLD_SECONDS:
+            self._told = time.monotonic()
+            logger.warning("there are as many connections as there may be, and further ones are refused", extra={"most": self._most})
+        return crowded
+
+    def full(self, connections: int) -> bool:
+        """Whether there are so many that refusing the last is too much work."""
+        return connections > 2 * self._most
 
 
 class _Flow(FlowControl):
@@ -70,9 +101,10 @@ class _Parser:
 class BoundedProtocol(HttpToolsProtocol):
     """Ends connections whose request line and headers are too long, take too long, or are no HTTP, and those that nobody reads from.
 
-    ``stall_timeout`` are the seconds for which a client may take nothing of an answer that waits for it.
+    ``stall_timeout`` are the seconds for which a client may take nothing of an answer that waits for it; ``doors`` bound their number.
     """
 
+    _crowded = False
     _head_bytes = 0
     _in_head = True
     _refused = False
@@ -81,9 +113,10 @@ class BoundedProtocol(HttpToolsProtocol):
     #: What is being answered; uvicorn's own ``cycle`` is what came last, which may wait behind it.
     _serving: RequestResponseCycle | None = None
 
-    def __init__(self, *args: Any, stall_timeout: float, **options: Any):
+    def __init__(self, *args: Any, stall_timeout: float, doors: Doors, **options: Any):
         super().__init__(*args, **options)
         self._stall_timeout = stall_timeout
+        self._doors = doors
         self.parser = _Parser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -91,6 +124,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
         self._expect_head()
+        self._crowded = self._doors.crowded(len(self.connections))
+        if self._doors.full(len(self.connections)):
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended: the request that is served learns of it, those behind it are never begun."""
@@ -149,7 +185,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             self._refuse(400, "HTTP/1.1 wants the header Host in each request, once.")  # RFC 9112 §3.2
             raise httptools.HttpParserError("no one host")  # what follows is not read
+        if self._crowded:
+            self._check_spared()
         super().on_headers_complete()
+        if self._crowded:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -165,6 +205,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
         self._refuse(400, f"{msg} Send HTTP/1.1.")
+
+    def _check_spared(self) -> None:
+        """Refuses a request on a connection that is too much, unless it must be answered even so: it is the connection's last."""
+        path = httptools.parse_url(self.url).path
+        if path not in self._doors.spared:
+            self._end(_rendered(_CROWDED, path.decode("latin-1")))
+            raise httptools.HttpParserError("too many connections")  # what follows is not read
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._serving = cycle
@@ -203,13 +250,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(408, f"The request's headers did not arrive within {_HEAD_SECONDS:g} s.")
 
     def _refuse(self, status: int, message: str) -> None:
+        """Ends the connection for what is no HTTP."""
+        said = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_http"}}
+        self._end(_answer(status, said))
+
+    def _end(self, answer: bytes) -> None:
         """Answers and closes; only closes where another answer is under way or due on the connection."""
         self._stop_timer()
         if self.transport.is_closing() or self._refused:
             return
         between = self.cycle is None or self.cycle.response_complete
         if between or not (self.cycle.response_started or self.pipeline):
-            self.transport.write(_answer(status, message))
+            self.transport.write(answer)
         if between:
             # What the client still sends is read and dropped for a moment: closing at once would reset the connection,
             # and the answer would be lost.
@@ -220,7 +272,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def _answer(status: int, message: str) -> bytes:
-    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_http"}}).encode()
-    head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s: %s\r\nconnection: close\r\n\r\n"
-    return head % (status, _PHRASES[status], len(body), REQUEST_ID_HEADER.encode(), new_request_id().encode()) + body
+def _rendered(error: ApiError, path: str) -> bytes:
+    """Returns the whole answer for an error, as the clients of a path read it."""
+    return _answer(error.status, error_body(error, path), error_headers(error, path))
+
+
+def _answer(status: int, said: Any, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """Returns a whole answer, after which the connection ends."""
+    body = json.dumps(said).encode()
+    lines = {"content-type": "application/json", "content-length": len(body), REQUEST_ID_HEADER: new_request_id(), "connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, **headers}.items())
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, _PHRASES[status], head.encode()) + body

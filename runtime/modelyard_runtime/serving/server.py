@@ -27,7 +27,7 @@ from modelyard_runtime import logs
 from modelyard_runtime.api.app import private_app, public_app
 from modelyard_runtime.errors import ArgumentsInvalid, RuntimeFailed
 from modelyard_runtime.hardware import threads_of_the_loop
-from modelyard_runtime.serving.protocol import BoundedProtocol
+from modelyard_runtime.serving.protocol import BoundedProtocol, Doors
 from modelyard_runtime.serving.runtime import Runtime
 from modelyard_runtime.serving.threads import work_goes_on
 from modelyard_runtime.settings import ServeSettings
@@ -40,16 +40,20 @@ _KEEP_ALIVE_SECONDS = 75
 _FLUSH_SECONDS = 5.0
 #: The shortest time in which connections that nobody uses are closed.
 _CLOSING_SECONDS = 0.2
+#: What is answered on connections beyond the most that there may be: what probes and monitors ask for.
+_SPARED = frozenset({b"/health", b"/ready", b"/metrics", b"/progress"})
+#: Connections to the private port, which few have a reason to ask.
+_PRIVATE_CONNECTIONS = 256
 
 
 class Server(uvicorn.Server):
     """A uvicorn server on a socket that is open already; signals are the process's, not its own."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, stall_timeout: float):
+    def __init__(self, app: ASGIApp, listener: socket.socket, stall_timeout: float, connections: int):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(BoundedProtocol, stall_timeout=stall_timeout),  # type: ignore[arg-type]
+                http=partial(BoundedProtocol, stall_timeout=stall_timeout, doors=Doors(connections, _SPARED)),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -140,8 +144,8 @@ async def serve(
     asyncio.get_running_loop().set_default_executor(threads)
     runtime = Runtime(settings)
     stall = settings.stall_timeout.total_seconds()
-    public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"), stall)
-    private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"), stall)
+    public = Server(public_app(runtime), listen(settings.host, settings.port, "--port"), stall, _affordable(settings.max_connections))
+    private = Server(private_app(runtime), listen(settings.host, settings.metrics_port, "--metrics-port"), stall, _PRIVATE_CONNECTIONS)
     serving = [asyncio.create_task(server.run_until_told()) for server in (public, private)]
     names = [model.name for model in runtime.registry.models]
     logger.info("listening", extra={"port": public.port, "metricsPort": private.port, "models": names})
@@ -178,6 +182,12 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
         raise ArgumentsInvalid(f"{flag}: {problem}", remedy) from error
     listener.setblocking(False)
     return listener
+
+
+def _affordable(connections: int) -> int:
+    """Returns how many connections there may be: twice as many are held, and some of the files are for other things."""
+    files = open_files.most()
+    return connections if files is None else max(1, min(connections, files * 3 // 8))
 
 
 async def _drain(runtime: Runtime, signals: Signals) -> float:
