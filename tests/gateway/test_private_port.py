@@ -1,10 +1,13 @@
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 CHAT = {"model": "assistant", "messages": []}
 
 
@@ -22,6 +25,14 @@ async def samples(private, setup):
         for family in families
         for sample in family.samples
     }
+
+
+async def test_the_page_has_every_metric(gateway, private):
+    setup = await gateway()
+    async with private(setup, "/metrics") as answer:
+        families = text_string_to_metric_families(await answer.text())
+    there = {family.name + "_total" * (family.type == "counter") for family in families if family.name.startswith("modelyard_")}
+    assert there == set(re.findall(r"`(modelyard_gateway_\w+)", PAGE.read_text()))
 
 
 async def test_metrics(gateway, replica, connect, private):
