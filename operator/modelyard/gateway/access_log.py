@@ -16,6 +16,7 @@ import orjson
 
 from modelyard.api.names import authority
 from modelyard.gateway.exchange import Exchange
+from modelyard.gateway.types import Endpoint
 from modelyard.process.logs import timestamp
 
 _INTERVAL = 0.2
@@ -82,7 +83,7 @@ def _line(exchange: Exchange, seconds: float) -> bytes:
         request.method,
         _encoded_path(request.target),
         b"null" if record is None else b'"%b"' % record.key.encode(),
-        b"null" if endpoint is None else b'"%b"' % authority(*endpoint).encode(),
+        b"null" if endpoint is None else _told(endpoint),
         exchange.status,
         exchange.bytes_sent,
         seconds,
@@ -93,6 +94,11 @@ def _line(exchange: Exchange, seconds: float) -> bytes:
     if exchange.error:
         line += b',"error":' + orjson.dumps(exchange.error.message)
     return line + b"}\n"
+
+
+@lru_cache(4096)
+def _told(endpoint: Endpoint) -> bytes:
+    return b'"%b"' % authority(*endpoint).encode()
 
 
 @lru_cache(2)
