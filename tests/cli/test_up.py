@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -29,7 +31,7 @@ def test_a_session_in_a_terminal(cli, up, processes):
     descendants, until_gone = processes
     file = write_tiny(cli)
     session = up(file, "--ask", "Hello?", terminal=True)
-    shown = session.until("modelyard chat tiny")
+    shown = session.until("/state tiny\r\n")
     assert "> Hello?" in shown
     assert "from openai import OpenAI" in shown
     assert "curl http://127.0.0.1:" in shown
@@ -68,6 +70,27 @@ def test_a_session_in_a_terminal(cli, up, processes):
     assert session.wait() == 0
     until_gone(pods)
     assert cli.run("get").returncode == 1
+
+
+def test_the_calls_that_it_prints_work_when_they_are_pasted(cli, up):
+    """In a narrow terminal too, whose width must not show in what is copied from it; the state directory is not the usual one."""
+    cli.env["COLUMNS"] = "80"
+    session = up(write_tiny(cli), "--state-dir", str(cli.folder / "other"), terminal=True)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", session.until("/other tiny\r\n")).replace("\r", "")
+    curl, python, chat = re.search(r"curl:\n\n(.*?)\n\n.*?openai\):\n\n(.*?)\n\n.*?terminal:\n\n(.*?)\n", shown, re.DOTALL).groups()
+    for command, stdin in (
+        (["bash", "-c", f"{curl} --no-progress-meter --fail"], ""),
+        ([sys.executable, "-"], python),
+        (["bash", "-c", chat], "Hi"),
+    ):
+        done = subprocess.run(command, input=stdin, text=True, capture_output=True, cwd=cli.folder, env=without_state(cli.env), check=False)
+        assert done.returncode == 0, (command, stdin, done.stderr)
+        assert done.stdout.strip()
+
+
+def without_state(environment):
+    """What a terminal knows in which nobody has chosen a state directory."""
+    return {name: value for name, value in environment.items() if not name.startswith("MODELYARD_")}
 
 
 def test_wakes_answers_and_sleeps_again(cli, up):

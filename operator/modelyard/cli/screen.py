@@ -169,12 +169,12 @@ class LiveScreen:
                 self.say(f"{item.key.name}: scaled {item.event.message}")
 
     def say(self, text: str) -> None:
-        """Prints above the table."""
-        self._console.print(Text(text))
+        """Prints above the table. The terminal breaks lines that are too long for it: a break of ours would be copied with them."""
+        self._console.print(Text(text), soft_wrap=True)
 
     def problem(self, text: str) -> None:
         """Prints above the table, in red."""
-        self._console.print(Text(text, style="red"))
+        self._console.print(Text(text, style="red"), soft_wrap=True)
 
     def begin_answer(self, question: str) -> None:
         """Takes the table away once the answer's first piece is there."""

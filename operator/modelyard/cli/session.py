@@ -123,7 +123,7 @@ class Session:
         if options.once:
             return 0
         name = next((one.model.metadata.name for one in self._seen if _may_chat(one)), None)
-        self._screen.say(hints.how_to_call(served.url, name))
+        self._screen.say(hints.how_to_call(served.url, name, hints.chat_program(options.state)))
         await asyncio.Event().wait()
         return 0
 
