@@ -41,6 +41,7 @@ async def test_a_wrong_method_is_told_from_a_wrong_path(gateway, connect, path):
     reply = await client.reply()
     assert reply.status == 405
     assert "use POST" in reply.body.decode()
+    assert reply.headers["allow"] == "POST"
     await client.send(f"GET {path}x HTTP/1.1\r\nhost: a\r\n\r\n".encode())
     assert (await client.reply()).status == 404
 

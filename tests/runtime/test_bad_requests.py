@@ -71,6 +71,7 @@ def test_an_unknown_path_is_told_by_the_port_s_own(chat):
 def test_a_wrong_method(chat, method, path):
     response = httpx.request(method, f"{chat.url}{path}")
     assert_error(response, 405, "invalid_request_error", None, "method_not_allowed", "Use ")
+    assert f"Use {response.headers['allow']}." in response.json()["error"]["message"]
 
 
 def test_a_body_of_100_mb_is_refused_and_nothing_of_it_kept(chat):

@@ -45,7 +45,7 @@ class ApiError(Exception):
         return json.dumps(self.to_dict()).encode()
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers that belong to the error (`retry-after`, seconds)."""
+        """Returns the headers that belong to the error, such as `retry-after`, in seconds."""
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
@@ -80,9 +80,17 @@ class UnknownPath(ApiError):
 
 
 class MethodNotAllowed(ApiError):
-    """The path exists, not for this method."""
+    """The path exists, not for this method. ``allowed`` are the methods that it takes, as in the header `allow` (RFC 9110, 15.5.6)."""
 
     status, type, default_code = 405, "invalid_request_error", "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str):
+        super().__init__(message)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        """Returns `allow`."""
+        return {"allow": self.allowed}
 
 
 class RequestTimeout(ApiError):

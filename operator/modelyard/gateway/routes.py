@@ -90,7 +90,7 @@ def _is_of_models(path: bytes) -> bool:
 
 
 def _wrong_method(method: bytes, path: bytes, right: str) -> ApiError:
-    return MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use {right}.")
+    return MethodNotAllowed(f"{method.decode()} is not allowed on {_text(path)}; use {right}.", right)
 
 
 def _text(path: bytes) -> str:

@@ -115,8 +115,8 @@ def _http(error: HTTPException) -> ApiError:
     if error.status_code == 404:
         return UnknownPath("Unknown request URL.")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return MethodNotAllowed(f"This URL does not take that method. Use {allowed}.")
+        allowed = (error.headers or {})["Allow"]
+        return MethodNotAllowed(f"This URL does not take that method. Use {allowed}.", allowed)
     if error.status_code == 413:
         return PayloadTooLarge("The request body is too large. Send less.")
     return InvalidRequest(str(error.detail))
