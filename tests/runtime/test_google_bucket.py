@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from modelyard_runtime.errors import WeightsNotFound
+from modelyard_runtime.errors import DownloadFailed, WeightsNotFound
 from modelyard_runtime.sources.resolve import resolve
 
 FILES = {
@@ -35,7 +35,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         query, name = parse_qs(url.query), unquote(url.path).partition("/o/")[2]
-        if url.path.endswith("/b/weights/o"):
+        if url.path.endswith("/b/broken/o"):
+            self.reply(400, b'{"error": {"code": 400, "message": "Billing is off"}}')
+        elif url.path.endswith("/b/weights/o"):
             found = [facts(one) for one in FILES if one.startswith(query.get("prefix", [""])[0])]
             self.reply(200, json.dumps({"kind": "storage#objects", "items": found}).encode())
         elif name not in FILES:
@@ -70,5 +72,13 @@ def test_a_folder_is_fetched(tmp_path: Path):
 
 
 def test_no_folder_is_told(tmp_path: Path):
-    with pytest.raises(WeightsNotFound, match="gs://weights/models/none"):
+    with pytest.raises(WeightsNotFound, match="gs://weights/models/none") as failure:
         resolve("gs://weights/models/none", cache_dir=tmp_path, progress=lambda step: None)
+    assert "gs://bucket/folder" in failure.value.remedy
+
+
+def test_what_the_store_says_is_told_without_the_variables_of_another_store(tmp_path: Path):
+    with pytest.raises(DownloadFailed, match=r"cannot read gs://broken/tiny.*Billing is off") as failure:
+        resolve("gs://broken/tiny", cache_dir=tmp_path, progress=lambda step: None)
+    assert "network" in failure.value.remedy
+    assert "AWS" not in failure.value.remedy

@@ -30,6 +30,10 @@ _SECRETS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in a manifest by spec.model.credentialsSecret",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file, in a manifest by spec.model.credentialsSecret",
 }
+_REACH = {
+    "s3": "check the network, and AWS_ENDPOINT_URL where the store is not Amazon's",
+    "gs": "check the network, and the proxy where one is needed",
+}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
 _CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
 _UNFIT = re.compile(r"[^\w.-]+")
@@ -106,7 +110,9 @@ def _listed(client: Any, source: Bucket) -> list[Object]:
     base = PurePosixPath(source.bucket, source.prefix)
     found = client.find(str(base), detail=True, refresh=True)
     if not found:
-        raise WeightsNotFound(f"{source} holds no files", "check the source: s3://bucket/folder names the folder with config.json")
+        raise WeightsNotFound(
+            f"{source} holds no files", f"check the source: {source.scheme}://bucket/folder names the folder with config.json"
+        )
     names = {str(PurePosixPath(key).relative_to(base)): key for key in list(found)[:_MOST_FILES] if PurePosixPath(key) != base}
     chosen = [name for name in sorted(wanted(names)) if ".." not in PurePosixPath(name).parts]
     if "config.json" not in chosen or not have_weights(chosen):
@@ -152,7 +158,7 @@ def _told(error: Exception, source: Bucket) -> Exception:
     if type(error).__name__ in _NO_CREDENTIALS:
         return Unauthorized(f"there are no credentials for {source}: {error}", _SECRETS[source.scheme])
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
-        return DownloadFailed(f"cannot read {source}: {error}", "check the network, and AWS_ENDPOINT_URL where the store is not Amazon's")
+        return DownloadFailed(f"cannot read {source}: {error}", _REACH[source.scheme])
     return error
 
 

@@ -23,7 +23,7 @@ _STAGING = ".staging"
 _RUSTS = re.compile(r"\(os error (\d+)\)")
 _FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO})
 _DEEP = frozenset({"s3", "gs"})
-_REMEDY = "free space there, or choose another folder with --cache-dir (in a cluster: a larger volume)"
+_REMEDY = "free space there, or choose another folder with --cache-dir or MODELYARD_CACHE_DIR (in a cluster: a larger volume)"
 
 
 def find(stores: Iterable[Path], entry: str) -> Path | None:
@@ -89,11 +89,11 @@ def storage_errors(folder: Path) -> Iterator[None]:
             raise DownloadFailed(f"the disk of {folder} is full", _REMEDY) from error
         if number == errno.EFBIG:
             raise DownloadFailed(
-                f"{folder} takes no file so large", "raise ulimit -f, or choose another folder with --cache-dir"
+                f"{folder} takes no file so large", "raise ulimit -f, or choose another folder with --cache-dir or MODELYARD_CACHE_DIR"
             ) from error
         if number in _FORBIDDEN:
             cause = f"cannot write the model cache {folder}: {os.strerror(number)}"
-            raise DownloadFailed(cause, "make it writable, or choose another folder with --cache-dir") from error
+            raise DownloadFailed(cause, "make it writable, or choose another folder with --cache-dir or MODELYARD_CACHE_DIR") from error
         raise
 
 
