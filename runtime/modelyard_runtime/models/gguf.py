@@ -19,12 +19,15 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 import transformers
 from filelock import FileLock
+from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.hardware import return_freed
 
@@ -128,17 +131,54 @@ def _explained(gguf_file: Path) -> Iterator[None]:
         with redirect_stderr(_WithoutBars(sys.stderr)):
             yield
     except MemoryError as error:
-        raise OutOfMemory(f"converting {gguf_file.name} needs more memory than there is") from error
+        raise _too_small(gguf_file) from error
     except (struct.error, IndexError) as error:
-        raise WeightsNotFound(f"{gguf_file} ends too early: {error}", "check that it was downloaded whole") from error
+        raise _cut_short(gguf_file) from error
     except OSError as error:
         if error.errno is not None:
             raise
         raise WeightsNotFound(f"{gguf_file} is no whole GGUF file: {error}", "check that it was downloaded whole") from error
     except (ValueError, KeyError, RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise _too_small(gguf_file) from error
+        if _is_cut_short(gguf_file):
+            raise _cut_short(gguf_file) from error
         raise UnsupportedModel(f"{gguf_file.name} cannot be converted: {type(error).__name__}: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def _too_small(gguf_file: Path) -> OutOfMemory:
+    return OutOfMemory(f"converting {gguf_file.name} needs more memory than there is")
+
+
+def _cut_short(gguf_file: Path) -> WeightsNotFound:
+    size = gguf_file.stat().st_size
+    return WeightsNotFound(f"{gguf_file} ends too early, after {size} bytes", "check that it was downloaded whole")
+
+
+class _EndsEarly(Exception):
+    """A reader was to read past a file's end."""
+
+
+class _Reader(GGUFReader):  # type: ignore[misc]
+    """Reads heads, and sees where weights end; the library's own takes what there is of them, and fails to give it a shape."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise _EndsEarly
+        return super()._get(offset, dtype, count, override_order)
+
+
+def _is_cut_short(gguf_file: Path) -> bool:
+    """Whether a file that could not be read names weights behind its end."""
+    try:
+        _Reader(gguf_file)
+    except _EndsEarly:
+        return True
+    except (ValueError, KeyError, OSError):
+        return False
+    return False
 
 
 class _WithoutBars(io.TextIOBase):
