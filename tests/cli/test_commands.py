@@ -113,6 +113,7 @@ def test_validate_lists_what_is_valid(cli):
     ("flags", "told"),
     [
         (["--host=192.0.2.1"], "the gateway cannot listen on 192.0.2.1: Cannot assign requested address. Choose another --host or --port"),
+        (["--host=192.0.2.1", "--port=8080"], "the gateway cannot listen on 192.0.2.1: Cannot assign requested address"),
         (["--host=no.invalid"], "the gateway cannot listen on no.invalid: "),
         (["--state-dir=/dev/null/x"], "cannot keep state in /dev/null/x: Not a directory. Make room there, or choose another folder"),
     ],

@@ -1,6 +1,7 @@
 """Free ports, and where a listener is reached."""
 
 import contextlib
+import errno
 import socket
 
 from modelyard.local.errors import PortTaken
@@ -18,8 +19,8 @@ def free(address: str, count: int) -> list[int]:
 def for_gateway(address: str, wanted: int | None, usual: int) -> int:
     """Returns the wanted port, else the usual one, else, when that is taken, 0 for any; raises PortTaken for a wanted one."""
     if wanted is None:
-        return usual if _is_free(address, usual) else 0
-    if wanted and not _is_free(address, wanted):
+        return 0 if _is_taken(address, usual) else usual
+    if wanted and _is_taken(address, wanted):
         raise PortTaken(f"port {wanted} of {address} is taken", "Choose another with --port, or leave --port out to get a free one")
     return wanted
 
@@ -29,14 +30,15 @@ def reached(address: str) -> str:
     return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
-def _is_free(address: str, port: int) -> bool:
+def _is_taken(address: str, port: int) -> bool:
+    """Says whether somebody has the port; what else keeps a server from listening, as an address of another machine, it says itself."""
     with socket.socket(_family(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-        return True
+        except OSError as problem:
+            return problem.errno == errno.EADDRINUSE
+        return False
 
 
 def _family(address: str) -> socket.AddressFamily:
