@@ -9,7 +9,7 @@ import gguf as ggml
 import numpy as np
 import pytest
 import torch
-from modelyard_runtime.errors import DownloadFailed, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
 from modelyard_runtime.models.gguf import MARKER, convert
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -170,3 +170,10 @@ def test_a_target_that_cannot_be_written_says_how_much_space_is_needed(gguf_file
         convert(gguf_file, tmp_path / "file" / "out", lambda fraction: None)
     assert "GiB of free space" in failure.value.remedy
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_larger_than_free_memory_is_refused(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{convert.__module__}.available_memory", lambda: 1000)
+    with pytest.raises(OutOfMemory, match="needs more memory than there is"):
+        convert(gguf_file, tmp_path / "out", lambda _: None)
+    assert not (tmp_path / "out").exists()

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
-from modelyard_runtime.hardware import return_freed
+from modelyard_runtime.hardware import available_memory, return_freed
 
 Progress = Callable[[float], None]
 
@@ -71,6 +71,8 @@ def is_converted(target: Path, checksum: str) -> bool:
 
 
 def _convert_into(gguf_file: Path, target: Path, checksum: str, progress: Progress) -> None:
+    if available_memory() < gguf_file.stat().st_size:  # what comes out is larger still; the kernel would end the process without a word
+        raise _too_small(gguf_file)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         progress(0.05)
@@ -149,7 +151,9 @@ def _explained(gguf_file: Path) -> Iterator[None]:
 
 
 def _too_small(gguf_file: Path) -> OutOfMemory:
-    return OutOfMemory(f"converting {gguf_file.name} needs more memory than there is")
+    return OutOfMemory(
+        f"converting {gguf_file.name} needs more memory than there is", "give it more memory (in a manifest spec.resources.memory)"
+    )
 
 
 def _cut_short(gguf_file: Path) -> WeightsNotFound:

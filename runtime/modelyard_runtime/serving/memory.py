@@ -5,12 +5,21 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from modelyard_runtime.hardware import memory_limit, return_freed
+from modelyard_runtime.errors import OutOfMemory
+from modelyard_runtime.hardware import available_memory, has_matrix_units, memory_limit, return_freed
 from modelyard_runtime.setting_types import bytes_of
+
+if TYPE_CHECKING:
+    from modelyard_runtime.serving.facts import Facts
+    from modelyard_runtime.settings import ServeSettings
+
+_REMEDY = "give it more memory (in a manifest spec.resources.memory), or choose a smaller model"
+#: What safetensors calls data types of weights that become larger in float32.
+_NARROW = frozenset({"BF16", "F16", "F8_E4M3", "F8_E5M2"})
 
 
 def held() -> int:
@@ -42,6 +51,26 @@ def shown(count: int) -> str:
 def estimate(folder: Path) -> int:
     """Returns about what a model takes at least, by the size of its weights' files; they are what is known before it is loaded."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def least(folder: Path, facts: Facts, settings: ServeSettings) -> int:
+    """Returns about what a model takes at least: its files, or its parameters where these compute in more bits than they are stored in."""
+    stored = estimate(folder)
+    wide = settings.dtype == "float32" or (settings.dtype == "auto" and _on_processor(settings) and not has_matrix_units())
+    if not wide or settings.quantization != "none" or facts.dtype not in _NARROW:
+        return stored
+    return max(stored, 4 * facts.parameters)
+
+
+def check_free(name: str, needed: int) -> None:
+    """Raises OutOfMemory when so many bytes are not free. The kernel would end the process without a word; devices say it themselves."""
+    free = available_memory()
+    if _devices() is None and needed > free:
+        raise OutOfMemory(f"{name} needs {shown(needed)} at least, and {shown(free)} are free", _REMEDY)
+
+
+def _on_processor(settings: ServeSettings) -> bool:
+    return settings.device == "cpu" or (settings.device == "auto" and _devices() is None)
 
 
 def give_back() -> None:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _SHOWN_NAMES = 20
 _HOUSE_SECONDS = 1.0
 _BUSY_SECONDS = 1.0
-_REMEDY = "raise --memory-budget, unpin models, or serve fewer"
+_REMEDY = "raise --memory-budget (a share of the memory there is), unpin models, or serve fewer"
 
 
 class ModelsBusy(OutOfMemory):

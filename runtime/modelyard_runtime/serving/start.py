@@ -32,7 +32,9 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
         found = await on_thread(lambda: find(settings, life.report))
         check_options(found, settings, model.spec.own)
         async with turn:
-            await make_room(model, max(model.memory, memory.estimate(found.folder)))
+            least = memory.least(found.folder, found.facts, settings)
+            await make_room(model, max(model.memory, least))
+            memory.check_free(model.name, least)
             await _load(model, found, on_death)
     except Stopped:
         model.take()
