@@ -29,7 +29,9 @@ help: ## This list
 # ---------------------------------------------------------------- the virtual environment
 
 TORCH := $(shell grep '^torch==' constraints.txt)
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt
+# pip would compile on one core, as long as it installs. Templates of code that some packages ship do not compile, and need not.
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 MANIFESTS := pyproject.toml constraints.txt Makefile
 
 venv: .venv/dev.stamp ## Make .venv with everything that development needs
@@ -43,15 +45,17 @@ venv: .venv/dev.stamp ## Make .venv with everything that development needs
 .venv/torch.stamp: constraints.txt | .venv/bin/python
 	@[ -n "$(TORCH_INDEX)" ] || [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || \
 	  echo "No NVIDIA device was found: should pip begin to fetch CUDA packages, stop it and give TORCH_INDEX, the index of PyTorch's builds for processors."
-	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) $(TORCH)
+	$(INSTALL) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) $(TORCH)
 	@touch $@
 
 .venv/run.stamp: $(MANIFESTS) .venv/torch.stamp
-	$(PIP) install -q -c constraints.txt -e '.[runtime,audio,local]'
+	$(INSTALL) -e '.[runtime,audio,local]'
+	@$(COMPILE)
 	@touch $@
 
 .venv/dev.stamp: $(MANIFESTS) .venv/torch.stamp
-	$(PIP) install -q -c constraints.txt -e '.[runtime,audio,otel,s3,gcs,local,dev]'
+	$(INSTALL) -e '.[runtime,audio,otel,s3,gcs,local,dev]'
+	@$(COMPILE)
 	@touch $@ .venv/run.stamp
 
 # ---------------------------------------------------------------- without a cluster
@@ -70,7 +74,7 @@ check: .venv/dev.stamp ## Lint, format, types, import rules, generated files, th
 	@if command -v helm >/dev/null; then helm lint --strict charts/modelyard; else echo "helm is not here: the chart is linted by make e2e"; fi
 
 test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weights: 64 requests that come and go
 	MODELYARD_EQUALITY_REQUESTS=64 $(BIN)/pytest -n 0 tests/engine/test_equality.py $(PYTEST_ARGS)

@@ -361,12 +361,16 @@ def test_hostile_text_takes_time_by_its_length(make: Make, piece: str) -> None:
         whole.finish()
         return time.process_time() - begun
 
-    # The collector's sweeps over everything that other tests left are no time of the parser's.
+    def grows_as_it_should() -> bool:
+        few, many = max(seconds(10_000), 0.002), seconds(100_000)
+        return many < 10 * few * 4
+
+    # The collector's sweeps over everything that other tests left are no time of the parser's, and neither is what a busy machine adds.
     gc.collect()
     gc.disable()
     try:
         seconds(2_000)
-        few, many = max(seconds(10_000), 0.002), seconds(200_000)
+        right = any(grows_as_it_should() for _ in range(3))
     finally:
         gc.enable()
-    assert many < 20 * few * 4, "twenty times the text, and far more than twenty times the time"
+    assert right, "ten times the text, and far more than ten times the time"

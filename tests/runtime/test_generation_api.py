@@ -285,7 +285,7 @@ def test_a_template_that_loops_for_some_messages_fails_them_alone(start, tmp_pat
     config = json.loads((folder / "tokenizer_config.json").read_text())
     trap = "{% if 'trap' in messages[0].content %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": trap + config["chat_template"]}))
-    server = start(f"file://{folder}", served_model_name="tiny-chat", max_concurrency=1, max_queue=1)
+    server = start(f"file://{folder}", served_model_name="tiny-chat", max_concurrency=1, max_queue=0)
 
     def ask(text):
         body = {**ASK, "messages": [{"role": "user", "content": text}]}

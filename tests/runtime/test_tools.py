@@ -180,7 +180,7 @@ def test_whatever_a_model_writes_is_streamed_as_it_is_answered_whole(settings: C
                 "n": 2,
             }
             ask |= {
-                "max_tokens": (6, 60, 200)[seed % 3],
+                "max_tokens": (6, 40, 120)[seed % 3],
                 "temperature": (0, 1.4)[seed % 2],
                 "tool_choice": ("auto", "required")[seed % 4 > 1],
             }
