@@ -73,8 +73,11 @@ check: .venv/dev.stamp ## Lint, format, types, import rules, generated files, th
 	  { echo "generated files differ from the types: run make crds and commit what it writes" >&2; exit 1; }
 	@if command -v helm >/dev/null; then helm lint --strict charts/modelyard; else echo "helm is not here: the chart is linted by make e2e"; fi
 
+# A worker more than there are cores: many tests wait for a process that starts.
+WORKERS = $(shell $(BIN)/python -c "import os; print(os.cpu_count() + 1)")
+
 test: .venv/dev.stamp ## Unit and integration tests; no cluster needed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 equality: .venv/dev.stamp ## Greedy equality with `model.generate` on real weights: 64 requests that come and go
 	MODELYARD_EQUALITY_REQUESTS=64 $(BIN)/pytest -n 0 tests/engine/test_equality.py $(PYTEST_ARGS)
