@@ -23,8 +23,6 @@ from modelyard.api.status import Condition, Decision, InferenceModelStatus, Meta
 
 __all__ = ["Condition", "Decision", "InferenceModel", "InferenceModelSpec", "InferenceModelStatus", "Metadata", "ScalingStatus"]
 
-_ROOM = "must be less than engine.maxModelLength, which holds prompt and answer"
-
 
 class _Only(NamedTuple):
     """Models that alone take a field: in words, and by the capabilities of which such a model has one."""
@@ -50,6 +48,12 @@ _ENCODERS = _Only("embed or judge texts", ("embeddings", "rerank", "classify"), 
 _EMBEDDERS = _Only("embed texts", ("embeddings", "rerank"), "embeddings or rerank")
 
 
+def _leaves_room(field: str) -> Rule:
+    """Returns the rule that a bound of tokens is below the model's length."""
+    cel = f"!has(self.{field}) || !has(self.engine.maxModelLength) || self.{field} < self.engine.maxModelLength"
+    return Rule(cel, "must be less than engine.maxModelLength, which holds prompt and answer", field_path=f".{field}")
+
+
 class InferenceModelSpec(Part):
     """What the user wants."""
 
@@ -67,17 +71,8 @@ class InferenceModelSpec(Part):
         _SEERS.take("media.fetch", "!has(self.media) || !has(self.media.fetch)"),
         _SEERS.take("media.images", "!has(self.media) || !has(self.media.images)"),
         _HEARERS.take("media.audio", "!has(self.media) || !has(self.media.audio)"),
-        Rule(
-            "!has(self.limits.maxPromptTokens) || !has(self.engine.maxModelLength) || "
-            "self.limits.maxPromptTokens < self.engine.maxModelLength",
-            _ROOM,
-            field_path=".limits.maxPromptTokens",
-        ),
-        Rule(
-            "!has(self.limits.maxNewTokens) || !has(self.engine.maxModelLength) || self.limits.maxNewTokens < self.engine.maxModelLength",
-            _ROOM,
-            field_path=".limits.maxNewTokens",
-        ),
+        _leaves_room("limits.maxPromptTokens"),
+        _leaves_room("limits.maxNewTokens"),
     )
 
     model: Model = Field(description="What is served.")
