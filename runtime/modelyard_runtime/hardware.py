@@ -1,6 +1,7 @@
 """What this process may use of the machine: control groups of a container bound it below what the kernel reports."""
 
 import ctypes
+import errno
 import math
 import os
 from functools import cache
@@ -9,6 +10,8 @@ from pathlib import Path
 import psutil
 from modelyard.process import cgroup
 
+#: What errors say that memory ran out by words alone: PyTorch's allocator on a processor, CUDA, and CTranslate2.
+_OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory")
 #: Rounds that PyTorch's threads spin on shared cores before they sleep.
 SPINS = "10000"
 
@@ -29,6 +32,14 @@ def memory_limit() -> int:
 def _memory() -> int:
     """Returns the machine's memory in bytes: asked once, for a process that has no file left to open cannot ask."""
     return int(psutil.virtual_memory().total)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, the system's, PyTorch's for devices, or one that has but words for it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM  # "cannot allocate memory" is said of thread-local storage too, without the number
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return said or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def return_freed() -> None:

@@ -14,7 +14,8 @@ from modelyard_runtime.engine.scheduler import Scheduler, Work, ending
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.storage import storage
-from modelyard_runtime.engine.throttle import Throttle, is_out_of_memory
+from modelyard_runtime.engine.throttle import Throttle
+from modelyard_runtime.hardware import is_out_of_memory
 from modelyard_runtime.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from modelyard_runtime.engine.sampler import token_logprobs
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.single import SingleEngine
-from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.engine.warmup import warmup_requests
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel
+from modelyard_runtime.hardware import is_out_of_memory
 from modelyard_runtime.models.loading import LoadedModel
 
 #: Tokens of a prompt, read in one go here, for which the watchdog waits as for one step.

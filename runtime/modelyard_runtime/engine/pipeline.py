@@ -22,8 +22,8 @@ from modelyard_runtime.engine.sampler import GREEDY_BELOW
 from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.single import SingleEngine
-from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.engine.turn import Turn
+from modelyard_runtime.hardware import is_out_of_memory
 from modelyard_runtime.models.loading import LoadedModel
 from modelyard_runtime.models.pipelines import TextPipeline
 from modelyard_runtime.models.wording import Wording

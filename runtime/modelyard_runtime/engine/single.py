@@ -17,8 +17,8 @@ from modelyard_runtime.engine.sequence import Sequence
 from modelyard_runtime.engine.settings import EngineSettings
 from modelyard_runtime.engine.stream import SequenceStream
 from modelyard_runtime.engine.threaded import ThreadedEngine, is_last
-from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel
+from modelyard_runtime.hardware import is_out_of_memory
 from modelyard_runtime.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)

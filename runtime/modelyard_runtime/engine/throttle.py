@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable
 
-import torch
-
 _COOLDOWN_SECONDS = 30.0
 #: A limit that no step reaches; recovery ends there.
 _UNLIMITED = 1 << 20
@@ -37,10 +35,3 @@ class Throttle:
     def _set(self, limit: int) -> None:
         self._limit = limit
         self._changed = self._clock()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out. PyTorch has a type for it on devices, and only words on CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "not enough memory" in str(error))
-    )

@@ -11,6 +11,13 @@ import torch
 from safetensors import SafetensorError
 
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.hardware import is_out_of_memory
+
+#: What the library raises when it cannot load a folder.
+_CAUSES = (
+    *(MemoryError, OSError, SafetensorError),
+    *(ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError),
+)
 
 
 def check_folder(folder: Path) -> None:
@@ -29,15 +36,13 @@ def named_causes(folder: Path, device: torch.device, kind: Any) -> Iterator[None
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
-    except (OSError, SafetensorError) as error:
-        raise WeightsNotFound(f"the files of {folder.name} cannot be read: {error}", again(folder)) from error
     except ImportError as error:
         raise UnsupportedModel(f"{folder.name} needs a package that is not installed: {error}", "install it beside the runtime") from error
-    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
-        if "allocate memory" in str(error):
+    except _CAUSES as error:
+        if is_out_of_memory(error):
             raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
+        if isinstance(error, OSError | SafetensorError):
+            raise WeightsNotFound(f"the files of {folder.name} cannot be read: {error}", again(folder)) from error
         raise UnsupportedModel(f"{folder.name} cannot be loaded by {kind.__name__}: {error}") from error
 
 

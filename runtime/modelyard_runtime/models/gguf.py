@@ -27,9 +27,8 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
-from modelyard_runtime.hardware import available_memory, return_freed
+from modelyard_runtime.hardware import available_memory, is_out_of_memory, return_freed
 
 Progress = Callable[[float], None]
 

@@ -17,8 +17,8 @@ import transformers
 from transformers import Pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from modelyard_runtime.engine.throttle import is_out_of_memory
 from modelyard_runtime.errors import OutOfMemory, UnsupportedModel
+from modelyard_runtime.hardware import is_out_of_memory
 from modelyard_runtime.models.declared import Declared
 from modelyard_runtime.models.loading import LoadedModel
 

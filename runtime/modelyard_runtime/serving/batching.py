@@ -19,6 +19,8 @@ import numpy as np
 from modelyard.api.errors import InternalError, Unavailable
 from numpy.typing import NDArray
 
+from modelyard_runtime.hardware import is_out_of_memory
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Sized)
@@ -234,7 +236,7 @@ class Batcher(Generic[T]):
             return [row if np.isfinite(row).all() else _overflow() for row in rows]
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's to report
             failure = error
-        if ran_out_of_memory(failure):
+        if is_out_of_memory(failure):
             self._budget.halve(sum(len(entry.item) for entry in batch))
             if len(batch) == 1:
                 return [_too_large(len(batch[0].item))]
@@ -264,11 +266,6 @@ def _deliver(job: Job[T], index: int, outcome: Outcome) -> None:
     job.missing -= 1
     if not job.missing:
         job.result.set_result(job.rows)
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out: Python's, PyTorch's on a GPU, or that of its allocator on CPU."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in str(error)
 
 
 def _overflow() -> InternalError:

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from modelyard_runtime.child import end_early
 from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed
+from modelyard_runtime.hardware import is_out_of_memory
 from modelyard_runtime.progress import Phase, Step, Stopped
 from modelyard_runtime.serving import memory
-from modelyard_runtime.serving.batching import ran_out_of_memory
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.lifecycle import Lifecycle, snapshot
 from modelyard_runtime.serving.loading import Found, check_options, find, load
@@ -41,7 +41,7 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
     except RuntimeFailed:
         raise
     except Exception as error:
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             raise OutOfMemory(f"the model does not fit the memory: {error}") from error
         logger.exception("the start failed")
         raise Crashed(f"the start failed: {type(error).__name__}: {error}") from error

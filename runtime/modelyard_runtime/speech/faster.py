@@ -11,7 +11,7 @@ import ctranslate2
 from faster_whisper import WhisperModel
 
 from modelyard_runtime.errors import ArgumentsInvalid, OutOfMemory, UnsupportedModel, WeightsNotFound
-from modelyard_runtime.hardware import usable_cores
+from modelyard_runtime.hardware import is_out_of_memory, usable_cores
 from modelyard_runtime.speech.base import (
     COMPRESSION_LIMIT,
     LOGPROB_LIMIT,
@@ -54,7 +54,7 @@ class FasterWhisper:
         except ValueError as error:
             raise ArgumentsInvalid(f"CTranslate2 cannot serve {folder.name} so: {error}", "check --device and --dtype") from error
         except RuntimeError as error:
-            if "out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise OutOfMemory(f"the weights of {folder.name} do not fit the memory of {device}") from error
             cause = f"{folder.name} cannot be loaded by CTranslate2: {error}"
             raise UnsupportedModel(cause, _REMEDY) from error
