@@ -115,6 +115,17 @@ def has_matrix_units() -> bool:
     return "amx_bf16" in processor_flags()
 
 
+def dtype_for(asked: str, device: str) -> str:
+    """Returns the name of the data type that weights get on a kind of device; of ``auto``, the one that it computes well.
+
+    On a processor that is float32 unless it has matrix units: measured with avx512_bf16 alone, bfloat16 decodes 8 rows in 0.87 of
+    float32's time and reads prompts in 1.57 of it, and its answers are less exact.
+    """
+    if asked != "auto":
+        return asked
+    return "float32" if device == "cpu" and not has_matrix_units() else "bfloat16"
+
+
 def multiplies_bytes() -> bool:
     """Whether the processor has instructions for sums of products of bytes (VNNI, AMX); without them such sums can overflow."""
     return not processor_flags().isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8"})

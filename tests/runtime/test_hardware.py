@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from modelyard_runtime.hardware import is_out_of_memory
+from modelyard_runtime import hardware
 
 _ON_A_PROCESSOR = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. "
@@ -33,4 +33,18 @@ _ON_A_PROCESSOR = (
     ],
 )
 def test_what_counts_as_memory_that_ran_out(error: Exception, expected: bool):
-    assert is_out_of_memory(error) is expected
+    assert hardware.is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "matrix_units", "expected"),
+    [
+        ("auto", "cpu", False, "float32"),
+        ("auto", "cpu", True, "bfloat16"),
+        ("auto", "cuda", False, "bfloat16"),
+        ("float16", "cpu", False, "float16"),
+    ],
+)
+def test_weights_get_the_data_type_that_their_device_computes_well(monkeypatch, asked, device, matrix_units, expected):
+    monkeypatch.setattr(hardware, "has_matrix_units", lambda: matrix_units)
+    assert hardware.dtype_for(asked, device) == expected

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from modelyard_runtime.errors import Crashed, OutOfMemory
+from modelyard_runtime.hardware import has_matrix_units
 from modelyard_runtime.metrics import Exposition
 from modelyard_runtime.serving.facts import Facts
 from modelyard_runtime.serving.memory import least
@@ -56,6 +57,7 @@ async def test_a_model_that_cannot_fit_is_refused_before_the_kernel_ends_the_pro
         ("float32", "F32", "none", 2),
         ("float32", "I32", "none", 2),
         ("float32", "BF16", "int4", 2),
+        ("auto", "BF16", "none", 2 if has_matrix_units() else 4),
     ],
 )
 def test_weights_that_become_wider_need_more_than_their_files(tmp_path: Path, dtype: str, stored: str, quantization: str, each: int):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from modelyard_runtime.errors import OutOfMemory
-from modelyard_runtime.hardware import available_memory, has_matrix_units, memory_limit, return_freed
+from modelyard_runtime.hardware import available_memory, dtype_for, memory_limit, return_freed
 from modelyard_runtime.setting_types import bytes_of
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def estimate(folder: Path) -> int:
 def least(folder: Path, facts: Facts, settings: ServeSettings) -> int:
     """Returns about what a model takes at least: its files, or its parameters where these compute in more bits than they are stored in."""
     stored = estimate(folder)
-    wide = settings.dtype == "float32" or (settings.dtype == "auto" and _on_processor(settings) and not has_matrix_units())
-    if not wide or settings.quantization != "none" or facts.dtype not in _NARROW:
+    device = settings.device if settings.device != "auto" or _devices() else "cpu"
+    if dtype_for(settings.dtype, device) != "float32" or settings.quantization != "none" or facts.dtype not in _NARROW:
         return stored
     return max(stored, 4 * facts.parameters)
 
@@ -67,10 +67,6 @@ def check_free(name: str, needed: int) -> None:
     free = available_memory()
     if _devices() is None and needed > free:
         raise OutOfMemory(f"{name} needs {shown(needed)} at least, and {shown(free)} are free", _REMEDY)
-
-
-def _on_processor(settings: ServeSettings) -> bool:
-    return settings.device == "cpu" or (settings.device == "auto" and _devices() is None)
 
 
 def give_back() -> None:
