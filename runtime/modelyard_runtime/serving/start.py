@@ -35,7 +35,7 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
             least = memory.least(found.folder, found.facts, settings)
             await make_room(model, max(model.memory, least))
             memory.check_free(model.name, least)
-            await _load(model, found, on_death)
+            await _load(model, found, least, on_death)
     except Stopped:
         model.take()
     except RuntimeFailed:
@@ -49,7 +49,8 @@ async def load_into(model: ServedModel, turn: asyncio.Lock, make_room: MakeRoom,
         await asyncio.to_thread(end_early)
 
 
-async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception], None]) -> None:
+async def _load(model: ServedModel, found: Found, least: int, on_death: Callable[[Exception], None]) -> None:
+    """Loads what was found, which takes ``least`` bytes if not more: what is read lazily is measured late."""
     life, settings = model.lifecycle, model.spec.settings
     model.facts = found.facts
     before = await asyncio.to_thread(memory.held)
@@ -65,6 +66,6 @@ async def _load(model: ServedModel, found: Found, on_death: Callable[[Exception]
     except BaseException:
         await service.stop()
         raise
-    model.open(service, max(measured, memory.estimate(found.folder)))
+    model.open(service, max(measured, least))
     told = snapshot(life.step, life.seconds, life.capabilities)
     logger.info("ready", extra={"model": model.name, "memory": model.memory, "progress": told})
