@@ -11,14 +11,16 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from modelyard.api.errors import Unavailable
+from modelyard.api.errors import ModelNotFound, Unavailable
 from modelyard.api.reasons import Reason
+from modelyard_runtime.api.admin import remove_model
 from modelyard_runtime.errors import ArgumentsInvalid, WeightsNotFound
 from modelyard_runtime.metrics import Exposition
 from modelyard_runtime.progress import Phase
+from modelyard_runtime.serving.catalogue import Entry
 from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.runtime import Runtime
-from modelyard_runtime.serving.specs import specs_of
+from modelyard_runtime.serving.specs import spec_of, specs_of
 from modelyard_runtime.settings import ServeSettings
 from modelyard_runtime.sources import builtin
 
@@ -238,6 +240,42 @@ async def test_an_engine_that_died_is_replaced_after_the_cool_down(settings: Cal
     assert model.loaded
     assert model.service is not dead
     await registry.stop()
+
+
+async def test_a_model_that_is_removed_is_not_loaded_again_while_it_ends(settings: Callable[..., ServeSettings]):
+    runtime = Runtime(settings((f"one={EMBED}", f"two={EMBED}")))
+    pulled = spec_of(Entry(source="builtin://tiny-rerank", name="pulled"), runtime.settings, "pull")
+    model = runtime.registry.add(pulled)
+    await runtime.registry.ready(model)
+    leaving, left = asyncio.Event(), asyncio.Event()
+    stop = model.service.stop
+
+    async def slowly() -> None:
+        leaving.set()
+        await left.wait()
+        await stop()
+
+    model.service.stop = slowly
+    removal = asyncio.create_task(remove_model(runtime, model))
+    await leaving.wait()
+    with pytest.raises(ModelNotFound):
+        runtime.registry.resolve("pulled")
+    runtime.registry.add(pulled)  # it has been pulled again meanwhile
+    with pytest.raises(ModelNotFound):
+        await remove_model(runtime, model)
+    left.set()
+    await removal
+    assert runtime.registry.find("pulled") is not model
+    await runtime.registry.stop()
+
+
+async def test_a_server_that_takes_no_more_requests_loads_no_model_for_them(settings: Callable[..., ServeSettings]):
+    registry = Runtime(settings((EMBED,), lazy=True)).registry
+    registry.close()
+    with pytest.raises(Unavailable) as refused:
+        await registry.ready(registry.resolve("tiny-embed"))
+    assert refused.value.code == "draining"
+    assert registry.resolve("tiny-embed").loading is None
 
 
 # Content of a catalogue → words of the refusal

@@ -102,12 +102,15 @@ async def delete(request: Request, name: str) -> Response:
 
 
 async def remove_model(runtime: Runtime, served: ServedModel) -> None:
-    """Unloads a pulled model and removes it and its weights. Raises Conflict where flags or a catalogue named it."""
+    """Removes a pulled model, unloads it, and removes its weights.
+
+    Raises Conflict where flags or a catalogue named it, ModelNotFound where another request has removed it meanwhile.
+    """
     if served.spec.origin != "pull":
         raise Conflict(f"'{served.name}' is named by the {served.spec.origin} of this server, not by a pull. Remove it there.")
     await _idle(served)
+    runtime.registry.remove(served)  # before it ends: a request that came meanwhile would load it again
     await runtime.registry.unload(served, "removed")
-    runtime.registry.remove(served)
     await runtime.pulls.forget_model(served.name)
     source = served.spec.settings.source
     if not any(shares(other.spec.settings.source, source, runtime.settings.cache_dir) for other in runtime.registry.models):

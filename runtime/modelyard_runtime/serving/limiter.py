@@ -14,6 +14,11 @@ from modelyard.api.errors import TooManyRequests, Unavailable
 CHARACTERS_PER_TOKEN = 256
 
 
+def closing() -> Unavailable:
+    """Returns what requests get that come when the server takes no more."""
+    return Unavailable("This server is shutting down. Send the request again; another one will take it.", code="draining", retry_after=1)
+
+
 class Gate(Protocol):
     """What a model's requests pass, as whoever ends the model sees it."""
 
@@ -86,9 +91,7 @@ class Limiter:
     def check(self) -> None:
         """Raises what `slot` would raise at once, before any work is put into a request that has no chance."""
         if self._closed:
-            raise Unavailable(
-                "This server is shutting down. Send the request again; another one will take it.", code="draining", retry_after=1
-            )
+            raise closing()
         if self._working >= self._concurrency and len(self._queue) >= self._max_queue:
             raise TooManyRequests(
                 f"{self._working} requests are worked on and {len(self._queue)} wait, which is the limit. Send the request again later.",

@@ -17,6 +17,7 @@ from modelyard.api.errors import ModelNotFound, Unavailable
 from modelyard_runtime.errors import Crashed, OutOfMemory, RuntimeFailed
 from modelyard_runtime.metrics import Exposition
 from modelyard_runtime.serving import memory
+from modelyard_runtime.serving.limiter import closing
 from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.specs import ModelSpec
 from modelyard_runtime.serving.start import load_into
@@ -49,6 +50,7 @@ class Registry:
         self._on_failure = on_failure
         self._by_name: dict[str, ServedModel] = {}
         self._turn = asyncio.Lock()
+        self._closed = False
         for spec in specs:
             self.add(spec)
 
@@ -77,7 +79,9 @@ class Registry:
         return model
 
     def remove(self, model: ServedModel) -> None:
-        """Takes out a model that is unloaded; it may not be asked for any more."""
+        """Takes out a model that nobody uses; it may not be asked for any more. Raises ModelNotFound where that has been done."""
+        if self.find(model.name) is not model:
+            raise ModelNotFound(_unknown(model.name, self.models), param="model")
         for name in model.spec.names:
             self._by_name.pop(name, None)
         self._exposition.forget(model.name)
@@ -108,16 +112,20 @@ class Registry:
     async def ready(self, model: ServedModel) -> None:
         """Returns when a model is loaded, after loading it if need be; the caller holds it.
 
-        Raises Unavailable when that takes longer than a request may wait, when it failed, or failed a moment ago.
+        Raises Unavailable when that takes longer than a request may wait, when it failed, or failed a moment ago, or at the server's end.
         """
         if model.loaded:
             return
+        if self._closed:
+            raise closing()
         if model.loading is None:
             _check_cooldown(model)
         wait = model.spec.settings.queue_timeout.total_seconds()
         await asyncio.wait({self.load(model)}, timeout=wait)
         if model.loaded:
             return
+        if self._closed:
+            raise closing()
         _check_cooldown(model)
         raise Unavailable(
             f"The model '{model.name}' is not loaded yet (phase: {model.lifecycle.state}). Send the request again.",
@@ -152,6 +160,7 @@ class Registry:
 
     def close(self) -> None:
         """Refuses new requests and stops loads."""
+        self._closed = True
         for model in self.models:
             model.lifecycle.stop()
             if model.service is not None:
