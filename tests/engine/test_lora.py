@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams, UnknownAdapter
-from modelyard_runtime.engine.lora import targets_of
+from modelyard_runtime.engine.lora import Adapters, Target, targets_of
 from modelyard_runtime.errors import RuntimeFailed, UnsupportedModel, WeightsNotFound
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -149,6 +151,28 @@ async def test_damaged_and_foreign_adapters_are_refused(kit: Any, tmp_path: Path
         with pytest.raises(UnsupportedModel, match="is no linear decoder layer"):
             engine.adapters.load("bad", foreign)
         assert not engine.adapters.loaded
+
+
+def test_adapters_that_are_loaded_at_once_are_applied_once() -> None:
+    begun, go = Event(), Event()
+
+    class Slow(torch.nn.Linear):
+        def register_forward_hook(self, *arguments: Any, **more: Any) -> Any:
+            begun.set()
+            go.wait()
+            return super().register_forward_hook(*arguments, **more)
+
+    layer = Slow(4, 4)
+    adapters = Adapters({"layer": Target(layer, slice(0, 4), 4, 4)}, torch.device("cpu"), torch.float32)
+    update = {"layer": (torch.ones(1, 4), torch.ones(4, 1))}
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(adapters._hook, update)
+        begun.wait()
+        second = threads.submit(adapters._hook, update)
+        wait([second], timeout=0.05)
+        go.set()
+        first.result(), second.result()
+    assert len(layer._forward_hooks) == 1
 
 
 def test_every_linear_layer_of_the_blocks_can_be_adapted(kit: Any) -> None:

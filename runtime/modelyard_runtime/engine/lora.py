@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -98,6 +99,7 @@ class Adapters:
     dtype: torch.dtype
     loaded: dict[str, Adapter] = field(default_factory=dict)
     _hooked: set[nn.Module] = field(default_factory=set)
+    _hooking: Lock = field(default_factory=Lock)
     _generations: Iterator[int] = field(default_factory=itertools.count)
 
     def load(self, name: str, folder: Path) -> Adapter:
@@ -134,12 +136,13 @@ class Adapters:
         return down, up
 
     def _hook(self, updates: dict[str, Update]) -> None:
-        """Hooks the modules that have not been: models without adapters pay nothing."""
-        wanted = {self.targets[path].module for path in updates} - self._hooked
-        for module in wanted:
-            parts = [(path, target.columns) for path, target in self.targets.items() if target.module is module]
-            module.register_forward_hook(_applies(parts))
-        self._hooked |= wanted
+        """Hooks the modules that have not been: models without adapters pay nothing. Hooked twice, they would apply each update twice."""
+        with self._hooking:
+            wanted = {self.targets[path].module for path in updates} - self._hooked
+            for module in wanted:
+                parts = [(path, target.columns) for path, target in self.targets.items() if target.module is module]
+                module.register_forward_hook(_applies(parts))
+            self._hooked |= wanted
 
 
 def targets_of(model: nn.Module) -> dict[str, Target]:
