@@ -309,7 +309,7 @@ def test_a_file_that_is_no_database_is_told(start, tmp_path):
 
 def test_ended_jobs_are_forgotten_at_last_and_open_ones_never(tmp_path, monkeypatch):
     store = JobStore(tmp_path / "jobs.sqlite")
-    monkeypatch.setattr("modelyard_runtime.serving.jobs._KEPT", 3)
+    monkeypatch.setattr("modelyard_runtime.serving.jobs.KEPT", 3)
     store.save(Job("hf://open/one", created=0.0))
     for index in range(5):
         store.save(Job(f"hf://org/{index}", state=State.DONE, created=time.time() + index))
@@ -320,6 +320,12 @@ def test_ended_jobs_are_forgotten_at_last_and_open_ones_never(tmp_path, monkeypa
     again = JobStore(tmp_path / "jobs.sqlite")
     assert len(again.jobs()) == 4
     again.close()
+
+
+def test_the_process_forgets_ended_jobs_as_its_file_does(server, monkeypatch):
+    monkeypatch.setattr("modelyard_runtime.serving.pulls.KEPT", 2)
+    made = [pulled(server, {"source": EMBED, "serve": False})["id"] for _ in range(5)]
+    assert [job["id"] for job in get(server, "pulls").json()["data"]] == made[-3:], "two, and the one that came last"
 
 
 def test_a_remembered_model_that_cannot_be_any_more_stops_nothing(start, tmp_path):

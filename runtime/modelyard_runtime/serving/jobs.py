@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 _VERSION = 1
 #: Jobs that have ended and are remembered; the oldest are forgotten first.
-_KEPT = 1000
+KEPT = 1000
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -106,7 +106,7 @@ class JobStore:
             self._database.execute(
                 "DELETE FROM jobs WHERE state NOT IN ('queued', 'running') AND id NOT IN "
                 "(SELECT id FROM jobs WHERE state NOT IN ('queued', 'running') ORDER BY created DESC LIMIT ?)",
-                [_KEPT],
+                [KEPT],
             )
 
     def models(self) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from modelyard.api.errors import Unavailable
 from modelyard_runtime.errors import Crashed, DownloadFailed, RuntimeFailed
 from modelyard_runtime.progress import Step, Stopped
 from modelyard_runtime.serving.catalogue import Entry
-from modelyard_runtime.serving.jobs import Job, JobStore, State, StoreTaken
+from modelyard_runtime.serving.jobs import KEPT, Job, JobStore, State, StoreTaken
 from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.registry import Registry
 from modelyard_runtime.serving.specs import spec_of
@@ -94,6 +94,7 @@ class Pulls:
         except Unavailable:
             del self._jobs[job.id]
             raise
+        self._forget_old()
         self._begin(job)
         return job, True
 
@@ -128,7 +129,7 @@ class Pulls:
         """Yields a pull whenever it has changed, until it has ended."""
         shown = None
         while True:
-            job = self._jobs[job.id]
+            job = self._jobs.get(job.id, job)
             if job != shown:
                 yield job
                 shown = job
@@ -163,6 +164,12 @@ class Pulls:
         if self._store is not None:
             await self._ask(lambda store: store.close())
         self._worker.shutdown(wait=False)
+
+    def _forget_old(self) -> None:
+        """Forgets, as the file does, the oldest of too many that have ended."""
+        ended = [identity for identity, job in self._jobs.items() if not job.open]
+        for identity in ended[:-KEPT]:
+            del self._jobs[identity]
 
     def _begin(self, job: Job) -> None:
         self._stops[job.id] = threading.Event()
