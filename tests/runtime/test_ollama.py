@@ -114,9 +114,8 @@ def test_how_long_a_model_is_kept_is_accepted(chat: Running, keep_alive: float |
     assert client(chat.url).generate("tiny-chat", "Hello", options=FIXED, keep_alive=keep_alive).done
 
 
-@pytest.mark.parametrize("think", [True, False, "low"])
-def test_thinking_is_the_templates_to_turn_on(chat: Running, client: Clients, think: bool | str) -> None:
-    answer = client(chat.url).chat("tiny-chat", HELLO, options=FIXED, think=think)  # type: ignore[call-overload]
+def test_a_model_that_does_not_think_is_not_asked_to(chat: Running, client: Clients) -> None:
+    answer = client(chat.url).chat("tiny-chat", HELLO, options=FIXED, think=False)
     assert answer.message.content == client(chat.url).chat("tiny-chat", HELLO, options=FIXED).message.content
 
 
@@ -157,6 +156,9 @@ def test_tools_and_thinking(start: Callable[..., Running], tmp_path: Path, clien
     assert told.prompt_eval_count > plain.prompt_eval_count
     thought = talk.chat("agent", HELLO, think=True, options=FIXED)
     assert thought.message.thinking
+    assert talk.show("agent").capabilities == ["completion", "tools", "thinking"]
+    dialect = httpx.get(f"{server.url}/v1/models/agent").json()["dialect"]
+    assert (dialect["tool_parser"], dialect["reasoning_parser"]) == ("hermes", "think")
     assert not thought.message.content
     assert talk.chat("agent", HELLO, think=False, options=FIXED).message.thinking is None
     call = {"function": {"name": "get_weather", "arguments": {"city": "Rome", "days": 2}}}
@@ -234,6 +236,7 @@ def test_embeddings(embed: Running, client: Clients) -> None:
     old = client(embed.url).embeddings("tiny-embed", "Hello")
     assert old.embedding == pytest.approx(answer.embeddings[0], abs=1e-6)
     assert client(embed.url).embeddings("tiny-embed", "").embedding == []
+    assert client(embed.url).embed("tiny-embed", "").embeddings == client(embed.url).embed("tiny-embed", []).embeddings == []
 
 
 def test_long_texts_are_cut_unless_told_otherwise(embed: Running, client: Clients) -> None:
@@ -316,12 +319,15 @@ def test_a_model_is_unloaded_and_comes_back(start: Callable[..., Running], clien
 
 
 def test_models_come_and_go(start: Callable[..., Running], tmp_path: Path, client: Clients) -> None:
-    server = start(ollama_admin=True, allow_pull=("builtin://tiny-embed",), state_dir=tmp_path)
+    server = start(ollama_admin=True, allow_pull=("builtin://tiny-embed", "builtin://nope"), state_dir=tmp_path)
     with pytest.raises(ollama.ResponseError, match="is no source") as caught:
         client(server.url).pull("llama3.2")
     assert caught.value.status_code == 400
     with pytest.raises(ollama.ResponseError, match="may pull builtin://tiny-embed"):
         client(server.url).pull("hf.co/org/name:latest")
+    with pytest.raises(ollama.ResponseError, match=r"The pull failed: there is no builtin model called 'nope'\. Choose one of") as caught:
+        client(server.url).pull("builtin://nope")
+    assert caught.value.status_code == 404
     told = list(client(server.url).pull("builtin://tiny-embed", stream=True))
     assert (told[0].status, told[-1].status) == ("pulling manifest", "success")
     assert client(server.url).pull("tiny-embed").status == "success"

@@ -65,6 +65,10 @@ class Dialect:
     special: frozenset[int]
     variables: frozenset[str]
 
+    def shown(self) -> dict[str, Any]:
+        """Returns what ``/v1/models`` says of it."""
+        return {"tool_parser": self.tools, "takes_tools": self.takes_tools, "reasoning_parser": self.reasoning}
+
     def visible(self, *, tools: bool) -> frozenset[int]:
         """Returns the tokens whose names a parser has to see, with tools in the request or without."""
         styles = (self.tools, self.reasoning) if tools else (self.reasoning,)

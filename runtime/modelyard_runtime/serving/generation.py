@@ -144,6 +144,7 @@ class GenerationService:
         self._places = context.places(loaded.sequences)
         self.limiter = context.limiters(loaded.sequences, self._places)
         self.capability = context.capabilities[0]
+        self._talks = "chat" in context.capabilities
         self.bounds = Bounds(loaded.model.engine.max_model_length, loaded.vocabulary, settings.max_prompt_tokens, settings.max_new_tokens)
         timeout = settings.queue_timeout.total_seconds()
         readers, waiting = loaded.model.reader.threads, context.admitted(loaded.sequences)
@@ -168,7 +169,8 @@ class GenerationService:
 
     def describe(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` adds about the model."""
-        return {"max_model_len": self.max_length, "engine": self._engine}
+        dialect = {"dialect": self.speech.dialect.shown()} if self._talks else {}
+        return {"max_model_len": self.max_length, "engine": self._engine, **dialect}
 
     async def stop(self) -> None:
         """Ends the engine's thread, and those that read prompts."""

@@ -215,22 +215,31 @@ class EmbeddingsBody(ModelBody):
     prompt: str | None = None
 
 
-class ShowBody(Body):
-    """``/api/show``."""
+class NamedBody(Body):
+    """A body that only names a model. Older clients call the field ``name``."""
 
     model: ModelName
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once_called_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" in value and not value.get("model"):
+            return {"model" if key == "name" else key: field for key, field in value.items() if key != "model"}
+        return value
+
+
+class ShowBody(NamedBody):
+    """``/api/show``."""
+
     verbose: Ignored = None
 
 
-class PullBody(Body):
+class PullBody(NamedBody):
     """``/api/pull``."""
 
-    model: ModelName
     insecure: Annotated[Any, unsupported(False)] = None
     stream: bool | None = None
 
 
-class DeleteBody(Body):
+class DeleteBody(NamedBody):
     """``/api/delete``."""
-
-    model: ModelName

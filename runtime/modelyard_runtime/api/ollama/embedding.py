@@ -24,9 +24,12 @@ router = APIRouter(route_class=UntypedRoute)
 
 @router.post("/api/embed")
 async def embed(request: Request, body: EmbedBody) -> Response:
-    """Answers with a vector for each text. Texts that are too long are cut, unless ``truncate`` is false."""
+    """Answers with a vector for each text; none for no text, which only loads the model.
+
+    Texts that are too long are cut, unless ``truncate`` is false.
+    """
     arrived = time.monotonic_ns()
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = [text for text in [body.input] if text] if isinstance(body.input, str) else body.input
     if len(texts) > MAX_INPUTS:
         raise InvalidRequest(f"'input' has {len(texts)} texts, and {MAX_INPUTS} is the limit. Send fewer at once.", param="input")
     vectors, tokens, loaded = await _vectors(request, body, texts, body.truncate is not False, body.dimensions)

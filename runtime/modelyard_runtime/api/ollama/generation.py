@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from modelyard.api.errors import InvalidRequest
 
 from modelyard_runtime.api.access import generation
 from modelyard_runtime.api.chat_body import ChatBody as OpenAIChat
@@ -57,6 +58,8 @@ async def _converse(request: Request, model: ServedModel, body: AnswerBody, aske
     clock = Clock()
     service = await generation(request, plain(request, body.model), "chat")
     clock.loaded = time.monotonic_ns()
+    if body.think and service.speech.dialect.reasoning == "none":
+        raise InvalidRequest("This model does not think. Leave 'think' out, or ask one that does.", param="think")
     conversation = await converse(service, request.state.request_id, asked)
     pieces = _of_steps(conversation.steps, service.model.token_bytes if body.logprobs else None)
     return await _answer(request, model, body, Answer(body.model, conversation.prompt_tokens, pieces, clock, shape))

@@ -25,8 +25,6 @@ _CAPABILITIES = {
     "chat": "completion",
     "completions": "completion",
     "vision": "vision",
-    "tools": "tools",
-    "thinking": "thinking",
     "embeddings": "embedding",
 }
 
@@ -70,10 +68,17 @@ async def show(request: Request, body: ShowBody) -> Response:
             "license": "",
             "details": _details(model),
             "model_info": _info(model, described),
-            "capabilities": list(dict.fromkeys(_CAPABILITIES[name] for name in model.capabilities if name in _CAPABILITIES)),
+            "capabilities": _capabilities(model, described.get("dialect", {})),
             "modified_at": _when(model),
         }
     )
+
+
+def _capabilities(model: ServedModel, dialect: dict[str, Any]) -> list[str]:
+    """Returns Ollama's words, by which clients decide whether to offer tools and thinking: what the template knows, once it was read."""
+    known = dict.fromkeys(_CAPABILITIES[name] for name in model.capabilities if name in _CAPABILITIES)
+    tools = ["tools"] if dialect.get("takes_tools") else []
+    return [*known, *tools, *(["thinking"] if dialect.get("reasoning_parser", "none") != "none" else [])]
 
 
 def _listed(model: ServedModel) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from modelyard.api.errors import InternalError, InvalidRequest
+from modelyard.api.errors import InternalError, InvalidRequest, ModelNotFound
+from modelyard.api.reasons import Reason
 
 from modelyard_runtime.api.access import runtime_of
 from modelyard_runtime.api.admin import begin_pull, remove_model
@@ -73,5 +74,13 @@ async def _progress(runtime: Runtime, job: Job) -> AsyncGenerator[bytes, None]:
 
 def _check(job: Job) -> None:
     """Raises what a pull that did not succeed ended with."""
-    if job.state is not State.DONE:
-        raise InternalError(f"The pull ended {job.state}: {job.message or 'it was cancelled'}. {job.remedy or 'Try again'}.")
+    if job.state is State.DONE:
+        return
+    ended = "failed" if job.state is State.FAILED else "was cancelled"
+    why = f": {job.message}" if job.message else ""
+    text = f"The pull {ended}{why}. {_sentence(job.remedy or 'try again')}."
+    raise ModelNotFound(text) if job.reason == Reason.WEIGHTS_NOT_FOUND else InternalError(text)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
