@@ -58,6 +58,11 @@ def bytes_of(size: str, whole: Callable[[], int]) -> int:
     return int(size[:-2]) * _UNITS[unit] if unit in _UNITS else int(size)
 
 
+def shown(count: int) -> str:
+    """Returns bytes as people read them: ``1.50 GiB``, ``12 MiB``."""
+    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
+
+
 Capability = Literal["chat", "completions", "vision", "embeddings", "rerank", "classify", "transcription"]
 
 

@@ -1,7 +1,7 @@
 """GGUF files become folders once, whole or not at all, and mean the same."""
 
 import json
-import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ import gguf as ggml
 import numpy as np
 import pytest
 import torch
-from modelyard_runtime.errors import DownloadFailed, OutOfMemory, UnsupportedModel, WeightsNotFound
-from modelyard_runtime.models.gguf import MARKER, convert
+from modelyard_runtime.errors import OutOfMemory, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.models.gguf import convert
+from modelyard_runtime.models.gguf_head import stored
+from modelyard_runtime.progress import Stopped
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NAMES = {
@@ -96,6 +98,7 @@ def test_a_converted_model_means_the_same(kit: Any, gguf_file: Path, tmp_path: P
     assert "%|" not in capsys.readouterr().err
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in (tmp_path / "out").iterdir())
     wanted = scores(kit.folder("llama"))
     torch.testing.assert_close(scores(tmp_path / "out"), wanted, atol=2e-2 * float(wanted.abs().max()), rtol=0)
     before, after = (AutoTokenizer.from_pretrained(folder) for folder in (kit.folder("llama"), tmp_path / "out"))
@@ -111,20 +114,6 @@ async def test_the_engine_serves_a_converted_model(kit: Any, gguf_file: Path, tm
     [reference] = kit.references(tmp_path / "out", [[5, 6, 7]], 12)
     async with kit.engine(tmp_path / "out") as engine:
         assert await kit.tokens(engine, [5, 6, 7], max_tokens=12) == reference.tokens
-
-
-def test_a_second_conversion_does_nothing_and_another_file_replaces(gguf_file: Path, kit: Any, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    convert(gguf_file, target, lambda fraction: None)
-    made = (target / "model.safetensors").stat()
-    assert made.st_mode & 0o444 == 0o444
-    convert(gguf_file, target, lambda fraction: None)
-    assert (target / "model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
-    other = tmp_path / "other.gguf"
-    write_gguf(kit.folder("llama"), other, scale=0.5)
-    convert(other, target, lambda fraction: None)
-    assert json.loads((target / MARKER).read_text())["source"] == "other.gguf"
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == ["other.gguf", "out"]
 
 
 def test_weights_beyond_float16_are_kept_in_float32(kit: Any, tmp_path: Path) -> None:
@@ -155,6 +144,38 @@ def test_a_file_that_ends_too_early_was_not_downloaded_whole(gguf_file: Path, tm
         assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+def head(tensors: int, keys: int, rest: bytes) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + rest
+
+
+def nested(depth: int) -> bytes:
+    """A key whose value is a list in a list in …"""
+    return struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 9, 1) * depth
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        head(0, 1 << 60, b""),
+        head(1 << 60, 0, b""),
+        head(0, 1, struct.pack("<Q", 1 << 63)),
+        head(0, 2, struct.pack("<Q1sIIQ", 1, b"k", 9, 10, 1 << 62)),
+        head(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 1 << 63, 0, 1 << 63)),
+        head(1, 0, struct.pack("<Q1sIQIQ", 1, b"t", 1, 1, 9999, 0)),
+        head(1, 0, struct.pack("<Q1sI", 1, b"t", 1 << 31) + bytes(1 << 12)),
+        head(0, 1, struct.pack("<Q1sI", 1, b"k", 99)),
+        head(0, 1, nested(10_000)),
+        head(0, 1, struct.pack("<Q17sII", 17, b"general.alignment", 4, 0)),
+    ],
+)
+def test_a_head_that_makes_no_sense_is_refused(hostile: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.gguf"
+    file.write_bytes(hostile)
+    with pytest.raises((WeightsNotFound, UnsupportedModel), match=r"hostile\.gguf (ends too early|cannot be converted)"):
+        convert(file, tmp_path / "out", lambda fraction: None)
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_an_unknown_architecture_leaves_nothing_behind(kit: Any, tmp_path: Path) -> None:
     unknown = tmp_path / "unknown.gguf"
     write_gguf(kit.folder("llama"), unknown, architecture="novel")
@@ -164,16 +185,19 @@ def test_an_unknown_architecture_leaves_nothing_behind(kit: Any, tmp_path: Path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_a_target_that_cannot_be_written_says_how_much_space_is_needed(gguf_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DownloadFailed, match="cannot write") as failure:
-        convert(gguf_file, tmp_path / "file" / "out", lambda fraction: None)
-    assert "GiB of free space" in failure.value.remedy
-    assert os.listdir(tmp_path) == ["file"]
+def test_a_conversion_that_is_stopped_leaves_nothing_behind(gguf_file: Path, tmp_path: Path) -> None:
+    def stop(fraction: float) -> None:
+        if fraction > 0.7:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        convert(gguf_file, tmp_path / "out", stop)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_file_larger_than_free_memory_is_refused(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{convert.__module__}.available_memory", lambda: 1000)
-    with pytest.raises(OutOfMemory, match="needs more memory than there is"):
+def test_weights_that_do_not_fit_free_memory_are_refused(gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [tensor.numbers for tensor in stored(gguf_file)]
+    monkeypatch.setattr(f"{convert.__module__}.available_memory", lambda: 2 * sum(tensors) + 6 * max(tensors) - 1)
+    with pytest.raises(OutOfMemory, match=r"tiny.gguf needs \d+ MiB at least, and \d+ MiB are free"):
         convert(gguf_file, tmp_path / "out", lambda _: None)
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import psutil
 
 from modelyard_runtime.errors import OutOfMemory
 from modelyard_runtime.hardware import available_memory, dtype_for, memory_limit, return_freed
-from modelyard_runtime.setting_types import bytes_of
+from modelyard_runtime.setting_types import bytes_of, shown
 
 if TYPE_CHECKING:
     from modelyard_runtime.serving.facts import Facts
@@ -41,11 +41,6 @@ def whole() -> int:
 def size_of(text: str) -> int:
     """Returns the bytes of ``8Gi``, or of a share such as ``80%`` of what there is."""
     return bytes_of(text, whole)
-
-
-def shown(count: int) -> str:
-    """Returns bytes as people read them: ``1.50 GiB``, ``12 MiB``."""
-    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
 
 
 def estimate(folder: Path) -> int:

@@ -21,6 +21,7 @@ from modelyard_runtime.serving.limiter import closing
 from modelyard_runtime.serving.model import ServedModel
 from modelyard_runtime.serving.specs import ModelSpec
 from modelyard_runtime.serving.start import load_into
+from modelyard_runtime.setting_types import shown
 from modelyard_runtime.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ class Registry:
                     if not await self._unload_oldest(model):
                         await self._one_idle(model, needed)
         except TimeoutError:
-            raise ModelsBusy(f"{model.name} needs {memory.shown(needed)}, and the models in use leave less", _REMEDY) from None
+            raise ModelsBusy(f"{model.name} needs {shown(needed)}, and the models in use leave less", _REMEDY) from None
 
     async def _trim(self, keep: ServedModel | None = None) -> None:
         """Unloads what was used longest ago while more is held than may be, as far as nobody uses it."""
@@ -238,9 +239,7 @@ class Registry:
         others = [other for other in self.models if other is not model and other.service is not None and not other.spec.pinned]
         busy = [other for other in others if other.users]
         if not busy:
-            raise OutOfMemory(
-                f"{model.name} needs {memory.shown(needed)} at least, and models may take {memory.shown(self.budget)}", _REMEDY
-            )
+            raise OutOfMemory(f"{model.name} needs {shown(needed)} at least, and models may take {shown(self.budget)}", _REMEDY)
         waiting = [asyncio.create_task(other.idle.wait()) for other in busy]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

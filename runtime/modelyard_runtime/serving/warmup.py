@@ -17,6 +17,7 @@ from modelyard.api.errors import InvalidRequest, TooManyRequests, Unavailable
 
 from modelyard_runtime.errors import WarmupFailed
 from modelyard_runtime.serving import memory
+from modelyard_runtime.setting_types import shown
 from modelyard_runtime.settings import ServeSettings
 
 SKIPPED = "skipped"
@@ -64,7 +65,7 @@ class _Meter:
         if self._budget is None:
             return ""
         added = await asyncio.to_thread(memory.held) - self._before
-        return f"warm-up has taken {memory.shown(added)} of its {memory.shown(self._budget)}" if added > self._budget else ""
+        return f"warm-up has taken {shown(added)} of its {shown(self._budget)}" if added > self._budget else ""
 
 
 def chosen(capabilities: Sequence[str], settings: ServeSettings) -> tuple[str, ...]:
