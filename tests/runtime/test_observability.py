@@ -92,6 +92,9 @@ def test_the_tokens_of_a_request_are_observed(start: Callable[..., Running]) -> 
     assert longest[1] <= server.metric("generation_tokens_total") < 2 * longest[1]
     assert server.metric("iteration_tokens_total_sum") == 3 * 80 - cached + server.metric("generation_tokens_total")
     assert server.metric("iteration_tokens_total_count") == server.metric("engine_steps_total")
+    server.openai().completions.create(model="tiny-chat", prompt=["a", "b", "c"], max_tokens=2, n=2)
+    asked = {name: server.metric(f"request_{name}") for name in ("params_n_count", "params_n_sum", "max_num_generation_tokens_count")}
+    assert asked == {"params_n_count": 5, "params_n_sum": 1 + 2 + 3 * 2, "max_num_generation_tokens_count": 5}, "each prompt counts"
 
 
 def test_requests_are_counted_by_route_and_status(chat: Running) -> None:

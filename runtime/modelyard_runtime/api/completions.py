@@ -79,7 +79,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
         tokens = await service.encode(given)
         prompts.append(Prompt(tokens, _echoed(service, given) if body.echo else ""))
         requests += _requests(service, f"{request.state.request_id}-{index}", body, tokens)
-    deltas = service.generate_each(requests, body.stop or [])
+    deltas = service.generate_each(requests, body.stop or [], prompts=len(prompts))
     answer = CompletionAnswer(
         head("cmpl", body.model, service.manner.fingerprint),
         prompts,

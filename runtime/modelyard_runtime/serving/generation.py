@@ -280,14 +280,18 @@ class GenerationService:
         stop: Sequence[str] = (),
         visible: frozenset[int] = frozenset(),
         readers: Sequence[AnswerReader] | None = None,
+        *,
+        prompts: int = 1,
     ) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """Yields (index, delta) of several answers as they come. Together they are one request to the limiter; the engine queues them.
 
-        ``stop`` and ``visible`` are as in `ChatModel.generate`, and so is each answer's reader. Closing the iterator cancels all, in the
-        queue or in the engine.
+        ``stop`` and ``visible`` are as in `ChatModel.generate`, and so is each answer's reader. Of several ``prompts``, which have as many
+        answers each, metrics count every one as a request, as vLLM does. Closing the iterator cancels all, in the queue or in the engine.
         """
         watches = [Stopwatch(self._metrics, len(request.prompt_token_ids), self.capability) for request in requests]
-        self._metrics.asked(max_tokens=requests[0].sampling.max_tokens, n=len(requests))
+        count = len(requests) // prompts
+        for request in requests[::count]:
+            self._metrics.asked(max_tokens=request.sampling.max_tokens, n=count)
         try:
             async with self.limiter[self.capability].slot():
                 each: Sequence[AnswerReader | None] = readers or [None] * len(requests)
@@ -299,7 +303,8 @@ class GenerationService:
         finally:
             for watch in watches:
                 watch.ended()
-            self._metrics.answered(max(watch.generated for watch in watches))
+            for first in range(0, len(watches), count):
+                self._metrics.answered(max(watch.generated for watch in watches[first : first + count]))
 
     def ways(self, capability: str) -> tuple[Way, ...]:
         """Returns the ways of requests through the model, for warm-up."""
