@@ -110,6 +110,8 @@ async def test_bad_bodies(gateway, replica, connect, case):
         ("POST /", 405, "method_not_allowed"),
         ("GET /v2/rerank", 405, "method_not_allowed"),
         ("GET /tokenize", 405, "method_not_allowed"),
+        ("POST /v1/nope", 404, "unknown_url"),
+        ("POST /v1/chat/completions/", 404, "unknown_url"),
         ("POST /v2/nope", 404, "unknown_url"),
         ("POST /chat/completions", 404, "unknown_url"),
         ("POST /v1/../health", 404, "unknown_url"),

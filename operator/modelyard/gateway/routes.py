@@ -14,7 +14,6 @@ from modelyard.gateway.types import ModelRecord
 from modelyard.gateway.wire import TEXT_TYPE, Answer
 
 _MODELS = b"/v1/models"
-_V1 = b"/v1/"
 _OLLAMA = OLLAMA_PATH.encode()
 _LATEST = ":latest"
 
@@ -50,11 +49,6 @@ _REFUSED = {
     b"/api/push": _Refused(b"POST", "pushed"),
     b"/api/delete": _Refused(b"DELETE", "deleted"),
 }
-
-
-def passes(path: bytes) -> bool:
-    """Says whether a POST goes to a replica: engines may have paths below /v1 that are not known here."""
-    return path in PASSED or (path.startswith(_V1) and not _is_of_models(path) and b".." not in path)
 
 
 def answer(directory: Directory, method: bytes, path: bytes) -> Answer:
