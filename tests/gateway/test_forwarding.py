@@ -139,7 +139,7 @@ async def test_pipelined_requests_are_answered_in_order(gateway, replica, connec
 
     client = await connect(await gateway(await replica(behave)))
     bodies = [json.dumps({"model": "assistant", "n": number}).encode() for number in range(20)]
-    await client.send(b"".join(b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body) for body in bodies))
+    await client.send(b"".join(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body) for body in bodies))
     assert [(await client.reply()).body for _ in bodies] == bodies
 
 
