@@ -7,6 +7,13 @@ import struct
 import httpx
 import openai
 import pytest
+from modelyard_runtime.api.chat_body import ChatBody
+from modelyard_runtime.api.completions import CompletionBody
+from modelyard_runtime.api.embeddings import EmbeddingBody
+from modelyard_runtime.api.openresponses.body import ResponsesBody
+from openai.types import EmbeddingCreateParams, completion_create_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import FunctionTool, ResponseFunctionToolCall, response_create_params
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 
@@ -90,6 +97,41 @@ def test_what_clients_send_for_themselves_is_accepted(chat):
         tools=[], response_format={"type": "text"}, logprobs=False, presence_penalty=0.5, frequency_penalty=0.5, safety_identifier="x",
     )  # fmt: skip
     assert answer.choices[0].finish_reason in {"length", "stop"}
+
+
+def test_what_came_with_answers_is_taken_back(chat):
+    """A refusal, reasoning without a text, a call with all of its fields, and where OpenAI is to cache."""
+    parts = [{"type": "text", "text": "Hello", "prompt_cache_breakpoint": {"mode": "explicit"}}]
+    said = [
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": None, "reasoning_content": "Hm."},
+    ]
+    turns = [{"role": "user", "content": parts}, *said, {"role": "user", "content": "Go on"}]
+    assert chat.openai().chat.completions.create(model="tiny-chat", messages=turns, max_tokens=2).choices
+    call = ResponseFunctionToolCall(type="function_call", call_id="a", name="f", arguments="{}").model_dump(by_alias=True)
+    answered = {"type": "function_call_output", "call_id": "a", "output": "1"}
+    tool = FunctionTool(type="function", name="f", parameters={"type": "object"}, strict=None).model_dump(by_alias=True)
+    assert {"async", "namespace"} < call.keys()
+    assert (
+        chat.openai()
+        .responses.create(
+            model="tiny-chat", input=[{"role": "user", "content": "Hello"}, call, answered], tools=[tool], max_output_tokens=2
+        )
+        .output
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (chat_params.CompletionCreateParamsBase, ChatBody),
+        (completion_create_params.CompletionCreateParamsBase, CompletionBody),
+        (response_create_params.ResponseCreateParamsBase, ResponsesBody),
+        (EmbeddingCreateParams, EmbeddingBody),
+    ],
+)
+def test_each_field_of_openais_is_known(theirs, ours):
+    assert set(theirs.__annotations__) <= set(ours.model_fields)
 
 
 def test_the_gateway_s_header_names_the_model_and_the_answer_keeps_the_client_s_word(chat):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticKnownError
@@ -35,17 +36,30 @@ def _content(value: Any) -> Any:
     return parts if any(isinstance(part, Image) for part in parts) else "".join(map(str, parts))
 
 
+#: Kinds of parts, each of which has its value in a field of the kind's name. A refusal is part of an answer that is sent back.
+_KINDS = ("text", "refusal", "image_url")
+
+
 def _part(part: Any, index: int) -> str | Image:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str) and not set(part) - {"type", "text"}:
-        return str(part["text"])
-    image = part.get("image_url") if kind == "image_url" and not set(part) - {"type", "image_url"} else None
-    if isinstance(image, dict) and isinstance(image.get("url"), str) and not set(image) - {"url", "detail"}:
-        if image.get("detail") not in {None, "auto", "low", "high"}:
-            raise invalid(f"part {index}: 'detail' must be auto, low or high")
-        return Image(image["url"])
+    value = part.get(kind) if kind in _KINDS else None
+    if isinstance(value, str) and kind != "image_url":
+        _no_more(part, {"type", kind, "prompt_cache_breakpoint"}, index)
+        return value
+    if isinstance(value, dict) and isinstance(value.get("url"), str):
+        _no_more(part, {"type", kind, "prompt_cache_breakpoint"}, index)
+        _no_more(value, {"url", "detail"}, index)
+        if value.get("detail") not in {None, "auto", "low", "high", "original"}:
+            raise invalid(f"part {index}: 'detail' must be auto, low, high or original")
+        return Image(value["url"])
     forms = '{"type": "text", "text": "…"} or {"type": "image_url", "image_url": {"url": "…"}}'
     raise invalid(f"part {index}: expected {forms}; no other parts are supported")
+
+
+def _no_more(part: dict[str, Any], known: set[Any], index: int) -> None:
+    for name in part:
+        if name not in known:
+            raise invalid(f"part {index}: {name[:64]!r} is not supported; leave it out")
 
 
 _PART = {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "image_url"]}}}
@@ -73,10 +87,11 @@ class Message(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _calls_need_no_content(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("role") == "assistant" and value.get("tool_calls") and value.get("content") is None:
-            return {**value, "content": ""}
-        return value
+    def _content_is_not_all(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("role") != "assistant" or value.get("content") is not None:
+            return value
+        said = any(value.get(name) for name in ("tool_calls", "reasoning_content", "reasoning"))
+        return {**value, "content": ""} if said else value
 
     @model_validator(mode="after")
     def _parts_suit_the_role(self) -> Self:
@@ -112,6 +127,15 @@ class Message(Body):
 class ChatBody(SamplingBody):
     """A chat completion's request."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **SamplingBody.elsewhere,
+        **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), "response_format"),
+        **dict.fromkeys(("enable_thinking", "think", "thinking"), "chat_template_kwargs.enable_thinking"),
+        **dict.fromkeys(("prompt", "input"), "messages"),
+        "reasoning": "reasoning_effort",
+        "best_of": "n",
+    }
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Tokens | None = None
     tools: Tools | None = None
@@ -135,7 +159,9 @@ class ChatBody(SamplingBody):
     service_tier: Ignored = None
     parallel_tool_calls: bool | None = None
     safety_identifier: Ignored = None
+    moderation: Annotated[Any, unsupported()] = None
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
 
     @model_validator(mode="after")

@@ -5,7 +5,8 @@ https://docs.vllm.ai/en/latest/models/pooling_models/, https://jina.ai/classifie
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -59,6 +60,8 @@ ClassifyInputs = Annotated[
 
 class ClassifyBody(ScoringBody):
     """Texts, or pairs of texts, to classify. ``top_k`` bounds the labels in ``predictions``; ``probs`` always has all of them."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(("inputs", "texts", "text"), "input")
 
     input: ClassifyInputs
     top_k: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

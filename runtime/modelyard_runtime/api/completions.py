@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -34,6 +35,12 @@ _MAX_SEQUENCES = 256
 
 class CompletionBody(SamplingBody):
     """A text completion's request. ``max_tokens`` 0 with ``echo`` generates nothing: it is how prompts are scored."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **SamplingBody.elsewhere,
+        **dict.fromkeys(("messages", "input"), "prompt"),
+        "max_completion_tokens": "max_tokens",
+    }
 
     prompt: Inputs
     max_tokens: Annotated[int, Field(ge=0, le=10_000_000)] | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -34,6 +35,8 @@ _KINDS: dict[str, Kind] = {
 
 class EmbeddingBody(TextsBody):
     """An embedding request. Before each text goes ``prompt``, or the model's of ``prompt_name``, or the model's for ``input_type``."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(("inputs", "texts", "text"), "input")
 
     input: Inputs
     encoding_format: Literal["float", "base64"] | None = None

@@ -133,7 +133,8 @@ def _invalid(error: RequestValidationError) -> InvalidRequest:
     if kind == "missing":
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
     if kind == "extra_forbidden":
-        return InvalidRequest(f"Unrecognized request argument supplied: {param}. Remove it.", param=param, code="unknown_parameter")
+        param, hint = _param((*problem["loc"], *([context["field"]] if "field" in context else []))), context.get("hint", "Remove it.")
+        return InvalidRequest(f"Unrecognized request argument supplied: {param}. {hint}", param=param, code="unknown_parameter")
     if not param:
         return InvalidRequest("The body must be a JSON object, sent with content-type: application/json.", code="invalid_type")
     return _wrong_value(kind, param, problem, context)
@@ -157,7 +158,9 @@ def _param(location: tuple[int | str, ...]) -> str:
 
 def _given(value: object) -> str:
     """Returns what was given, where it is short enough to help."""
-    if isinstance(value, bool | int | float | str) and len(repr(value)) <= 60:
+    if isinstance(value, bool):
+        return f", got {str(value).lower()}"
+    if isinstance(value, int | float | str) and len(repr(value)) <= 60:
         return f", got {value!r}"
     return (
         ""

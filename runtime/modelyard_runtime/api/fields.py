@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeVar
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
+import orjson
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
@@ -27,19 +31,34 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class Body(BaseModel):
-    """A request's body: strict types, unknown fields refused."""
+    """A request's body: strict types, unknown fields refused. ``elsewhere`` are names that others have for fields of this one."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    elsewhere: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _few_fields(cls, value: Any) -> Any:
-        """Leaves one of the unknown fields, where there are more than there are known ones: an error for each takes seconds."""
-        if not isinstance(value, dict) or len(value) <= len(cls.model_fields):
+    def _known_fields(cls, value: Any) -> Any:
+        """Refuses the first unknown field alone, since an error for each takes seconds, and says what may have been meant."""
+        known = _names_of(cls)
+        unknown = next((name for name in value if name not in known), None) if isinstance(value, dict) else None
+        if unknown is None:
             return value
-        known = {info.alias or name for name, info in cls.model_fields.items()}
-        unknown = next(name for name in value if name not in known)
-        return {name: field for name, field in value.items() if name in known or name == unknown}
+        raise PydanticCustomError("extra_forbidden", "{hint}", {"field": unknown, "hint": _hint(unknown, known, cls.elsewhere)})
+
+
+@cache
+def _names_of(kind: type[BaseModel]) -> frozenset[str]:
+    """Returns the names that a body's fields have in JSON."""
+    return frozenset(info.alias or name for name, info in kind.model_fields.items())
+
+
+def _hint(unknown: str, known: Set[str], elsewhere: Mapping[str, str]) -> str:
+    """Returns what to do about a field that there is not."""
+    if unknown in elsewhere:
+        return f"Here it is '{elsewhere[unknown]}'."
+    close = get_close_matches(unknown, known, 1, 0.8) if len(unknown) <= 64 else []
+    return f"Did you mean '{close[0]}'?" if close else "Remove it."
 
 
 def valid_body(kind: type[B], fields: dict[str, Any]) -> B:
@@ -68,7 +87,8 @@ class _Neutral:
     def _check(self, value: Any) -> Any:
         if value is None or any(value == neutral and isinstance(value, bool) is isinstance(neutral, bool) for neutral in self.accepted):
             return value
-        only = f"; leave it out, or send {' or '.join(map(repr, self.accepted))}" if self.accepted else "; leave it out"
+        neutral = " or ".join(orjson.dumps(one).decode() for one in self.accepted)
+        only = f"; leave it out, or send {neutral}" if neutral else "; leave it out"
         raise PydanticCustomError("unsupported", "{text}", {"text": f"not supported yet{only}", "code": "unsupported_parameter"})
 
 
@@ -146,6 +166,11 @@ class StreamOptions(Body):
 
 class SamplingBody(Body):
     """What chat and text completions share."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("max_new_tokens", "max_output_tokens", "num_predict", "n_predict"), "max_tokens"),
+        "repeat_penalty": "repetition_penalty",
+    }
 
     model: ModelName
     stream: bool | None = None

@@ -5,8 +5,8 @@ https://docs.cohere.com/reference/rerank, https://jina.ai/reranker, https://docs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -60,6 +60,12 @@ class RerankBody(ScoringBody):
     ``max_tokens_per_doc`` is Cohere's: of each document so many tokens are read.
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("texts", "passages"), "documents"),
+        "return_text": "return_documents",
+        "top_k": "top_n",
+    }
+
     query: RequestText
     documents: Annotated[list[AnyDocument], Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -112,6 +118,11 @@ Texts = Annotated[
 
 class ScoreBody(ScoringBody):
     """Texts to judge in pairs: one with each of several, or several one by one."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("query", "queries", "data_1"), "text_1"),
+        **dict.fromkeys(("documents", "items", "data_2"), "text_2"),
+    }
 
     text_1: Texts
     text_2: Texts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
@@ -84,6 +85,15 @@ class ResponseStreamOptions(Body):
 class ResponsesBody(Body):
     """A response's request. ``store`` is accepted and nothing is stored; the answer says so."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_output_tokens"),
+        "messages": "input",
+        "system": "instructions",
+        "response_format": "text.format",
+        "reasoning_effort": "reasoning.effort",
+        "logprobs": "top_logprobs",
+    }
+
     model: ModelName
     input: Annotated[
         list[Item],
@@ -113,6 +123,8 @@ class ResponsesBody(Body):
     context_management: Annotated[Any, unsupported([])] = None
     max_tool_calls: Annotated[Any, unsupported()] = None
     moderation: Annotated[Any, unsupported()] = None
+    access_programs: Annotated[Any, unsupported()] = None
+    image: Annotated[Any, unsupported()] = None
     user: Ignored = None
     service_tier: Ignored = None
     safety_identifier: Ignored = None
@@ -168,7 +180,7 @@ def _nested_tool(tool: dict[str, Any]) -> dict[str, Any]:
     """Returns a tool as chat has it: the function in a field of its own. Tools of other kinds stay as they are, for chat to refuse."""
     if tool.get("type") != "function":
         return tool
-    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type" and value is not None}}
 
 
 def _nested_choice(choice: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticKnownError
 
-from modelyard_runtime.api.fields import Body, Ignored, invalid
+from modelyard_runtime.api.fields import Body, Ignored, invalid, unsupported
 
 #: Kinds of content parts that are text, wherever they come from.
 _TEXTS = {**dict.fromkeys(("input_text", "output_text", "text", "summary_text", "reasoning_text"), "text"), "refusal": "refusal"}
@@ -69,6 +69,9 @@ class CallItem(Body):
     arguments: str
     id: Ignored = None
     status: Ignored = None
+    caller: Annotated[Any, unsupported()] = None
+    namespace: Annotated[Any, unsupported()] = None
+    async_: Annotated[Any, unsupported(False), Field(alias="async")] = None
 
 
 class CallOutputItem(Body):
@@ -77,8 +80,11 @@ class CallOutputItem(Body):
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1, max_length=256)]
     output: PartsText
+    name: Ignored = None
     id: Ignored = None
     status: Ignored = None
+    caller: Annotated[Any, unsupported()] = None
+    namespace: Annotated[Any, unsupported()] = None
 
 
 class ReasoningItem(Body):
