@@ -3,8 +3,28 @@
 import asyncio
 from typing import Any
 
+import httpx
 import orjson
+import pytest
 from modelyard_runtime.api.middleware import AccessLog
+
+from .conftest import Running
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/", 200), ("/v1/models", 200), ("/v1/models/tiny-chat", 200), ("/api/tags", 200), ("/version", 200), ("/ready", 200)),
+        *(("/v1/models/nope", 404), ("/v1/nope", 404), ("/v1/chat/completions", 405)),
+    ],
+)
+def test_head_is_answered_as_get_is_without_its_body(chat: Running, path: str, status: int) -> None:
+    with httpx.Client(base_url=chat.url) as client:  # one connection: a body that came all the same would be in the next answer's way
+        head, got = client.head(path), client.get(path)
+    assert (head.status_code, got.status_code, head.content) == (status, status, b"")
+    assert [head.headers.get(name) for name in ("content-type", "content-length", "allow")] == [
+        got.headers.get(name) for name in ("content-type", "content-length", "allow")
+    ]
 
 
 async def test_a_request_that_the_servers_end_cuts_off_is_told_so_in_the_usual_shape() -> None:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from modelyard_runtime.api import adapters, admin, audio, chat, classify, completions, embeddings, keys, rerank, status, tokens
 from modelyard_runtime.api.errors import handle
 from modelyard_runtime.api.forms import OVERHEAD
-from modelyard_runtime.api.middleware import AccessLog, Bounds, Leases
+from modelyard_runtime.api.middleware import AccessLog, Bounds, Heads, Leases
 from modelyard_runtime.api.ollama import router as ollama
 from modelyard_runtime.api.openapi import documented
 from modelyard_runtime.api.openresponses import router as responses
@@ -74,7 +74,7 @@ def _guarded(
     routes = [context.original_route for context in iter_route_contexts(app.routes)]
     settings = runtime.settings
     bounded = Bounds(
-        Leases(app),
+        Leases(Heads(app)),
         max_body_bytes=settings.max_body_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
         body_timeout=settings.body_timeout.total_seconds(),

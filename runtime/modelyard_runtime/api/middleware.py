@@ -228,6 +228,17 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request body is larger than {limit} bytes, which is the limit. Send less at once.")
 
 
+class Heads:
+    """Answers HEAD wherever GET is answered: alike, for the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send)
+
+
 class Leases:
     """Releases what a request has leased when its answer has ended, however it ends."""
 

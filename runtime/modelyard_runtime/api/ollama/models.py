@@ -36,7 +36,6 @@ async def version() -> Response:
 
 
 @router.get("/")
-@router.head("/")
 async def root() -> Response:
     """Says that something is here, which is how clients find out."""
     return PlainTextResponse("Modelyard is running")
