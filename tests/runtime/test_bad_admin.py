@@ -28,6 +28,8 @@ BAD = {
     "no repository": ("POST", "pulls", {"source": "hf://a/b/c"}, 400, "source", "does not name a repository"),
     "a way out": ("POST", "pulls", {"source": "hf://../../etc"}, 400, "source", "without .."),
     "a way out in a revision": ("POST", "pulls", {"source": "hf://a/b@..x"}, 400, "source", "does not name a repository"),
+    "an adapter's folder": ("POST", "pulls", {"source": EMBED, "adapter": ["a=file:///etc"]}, 403, "source", "builtin://*, hf://*"),
+    "a way out for an adapter": ("POST", "pulls", {"source": EMBED, "adapter": ["a=file:///models/../etc"]}, 400, "source", "without .."),
     "too long": ("POST", "pulls", {"source": "hf://" + "a" * 2000}, 400, "source", "at most 1024"),
     "unknown field": ("POST", "pulls", {"source": EMBED, "colour": "red"}, 400, "colour", "Unrecognized"),
     "a file of the server": ("POST", "pulls", {"source": EMBED, "token_file": "/etc/passwd"}, 400, "token_file", "Unrecognized"),

@@ -72,11 +72,12 @@ class Pulls:
             logger.warning("pulls are not available", extra={"cause": error.message})
 
     async def create(self, entry: Entry, *, serve: bool) -> tuple[Job, bool]:
-        """Returns the job that pulls an entry's source, and whether it is new.
+        """Returns the job that pulls an entry's source, and whether it is new. Its adapters are fetched when it is loaded.
 
-        Raises ArgumentsInvalid on a source that cannot be, NotAllowed, ValueError when the name is taken, or Unavailable.
+        Raises ArgumentsInvalid on a source that cannot be, an adapter's too, NotAllowed, ValueError when the name is taken, or Unavailable.
         """
-        check_source(entry.source, self._settings)
+        for source in (entry.source, *(adapter.partition("=")[2] for adapter in entry.adapter)):
+            check_source(source, self._settings)
         spec = spec_of(entry, self._settings, "pull")
         await self._opened()
         name = spec.name if serve else None
