@@ -24,7 +24,10 @@ FILES = {
 
 @dataclass
 class Hub:
-    """What the hub has, and what it was asked for. ``stall`` bytes of a large file are sent, and the rest when ``go`` is set."""
+    """What the hub has, and what it was asked for. ``stall`` bytes of a large file are sent, and the rest when ``go`` is set.
+
+    One that is ``endless`` sends more of a large file than there is, for as long as anybody listens.
+    """
 
     files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
     token: str = ""
@@ -32,6 +35,7 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     stall: int = 0
+    endless: bool = False
     stalled: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
 
@@ -77,9 +81,21 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
             if wanted is None:
                 return self.reply(200, data, headers)
+            if hub.endless and len(data) > 1_000_000:
+                return self.flood(headers)
             hub.ranges.append(f"{name} {wanted[0]}")
             begin = int(wanted[1])
             return self.reply(206, data[begin:], headers | {"content-range": f"bytes {begin}-{len(data) - 1}/{len(data)}"})
+
+        def flood(self, headers: dict[str, str]) -> None:
+            self.close_connection = True
+            self.send_response(206)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while True:
+                    self.wfile.write(bytes(1 << 20))
 
         def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

@@ -93,3 +93,10 @@ def test_weights_in_ctranslate2s_format_are_fetched(pull, hub):
     hub.files["vocabulary.txt"] = b"a"
     folder = pull("hf://org/name")
     assert {path.name for path in folder.iterdir() if path.is_file()} >= {"model.bin", "config.json", "vocabulary.txt"}
+
+
+def test_a_file_that_does_not_end_does_not_fill_the_disk(pull, hub):
+    hub.endless = True
+    failed = pull("hf://org/name")
+    assert failed.reason is Reason.DOWNLOAD_FAILED
+    assert "bytes, not 3000000" in failed.message

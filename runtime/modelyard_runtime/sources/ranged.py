@@ -108,6 +108,9 @@ def _append(wanted: Wanted, client: Any, headers: Mapping[str, str], part: Path,
             for chunk in response.iter_bytes(_CHUNK):
                 file.write(chunk)
                 tally.add(len(chunk))
+                begin += len(chunk)
+                if begin > wanted.size:  # whatever else comes: it is not what was promised, and would fill the disk
+                    return
 
 
 def _check(wanted: Wanted, part: Path) -> None:
