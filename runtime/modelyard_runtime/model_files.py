@@ -9,8 +9,32 @@ from typing import Any, TypeVar
 from modelyard_runtime.errors import UnsupportedModel, WeightsNotFound
 
 _REMEDY = "fetch or convert the model again"
+#: What is read whole into memory; the largest tokenizers have some 40 MB.
+_MOST_BYTES = 256 << 20
+_READ_WHOLE = (".json", ".jinja", ".model", ".tiktoken", "vocab.txt", "merges.txt")
 _WORDS = {dict: "an object", list: "an array"}
 T = TypeVar("T", dict, list)  # type: ignore[type-arg]
+
+
+def check_files(folder: Path) -> None:
+    """Looks for files that nothing should begin to read: devices and pipes, which have no end, and those that are vast.
+
+    Raises UnsupportedModel, and WeightsNotFound where the folder cannot be looked at.
+    """
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.exists() and not path.is_dir() and not path.is_file():
+                raise UnsupportedModel(f"{_shown(path)} is no regular file", _REMEDY)
+            if path.is_file():
+                _check_size(path)
+    except OSError as error:
+        raise WeightsNotFound(f"{folder.name} cannot be read: {error.strerror}", "let the server's user read it") from error
+
+
+def _check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if size > _MOST_BYTES and path.name.endswith(_READ_WHOLE):
+        raise UnsupportedModel(f"{_shown(path)} has {size} bytes, and {_MOST_BYTES} are the limit", "take it out of the folder")
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
@@ -21,6 +45,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
     if not path.is_file():
         return None
     try:
+        _check_size(path)
         value = json.loads(path.read_text())
     except OSError as error:
         raise WeightsNotFound(f"{_shown(path)} cannot be read: {error.strerror}", "let the server's user read it") from error

@@ -1,6 +1,7 @@
 """Files of models that anybody may have written: each is refused with its cause, and the server that was to load it is unharmed."""
 
 import json
+import os
 import shutil
 import struct
 from base64 import b64encode
@@ -77,6 +78,31 @@ def crowded(folder: Path) -> None:
     changed("tokenizer.json", post_processor={"type": "Sequence", "processors": [template]})(folder)
 
 
+def endless(name: str) -> Change:
+    """Returns what puts a device in a file's place, which can be read for ever."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to("/dev/zero")
+
+    return change
+
+
+def vast(name: str) -> Change:
+    """Returns what makes a file of a terabyte of zeros, which takes no disk."""
+
+    def change(folder: Path) -> None:
+        with (folder / name).open("ab") as file:
+            file.truncate(1 << 40)
+
+    return change
+
+
+def piped(folder: Path) -> None:
+    """Puts a pipe in a file's place, which nobody writes to."""
+    os.mkfifo(folder / "chat_template.jinja")
+
+
 WRONG_MODULE = b'[{"type": "sentence_transformers.models.Pooling", "path": "../../other"}]'
 HUGE = tensors(a={"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]})
 
@@ -85,6 +111,11 @@ ROWS: dict[str, tuple[str, Change, str, str]] = {
     "tokenizer-cut": ("tiny-chat", lambda folder: written("tokenizer.json", (folder / "tokenizer.json").read_bytes()[:999])(folder),
                       "WeightsNotFound", "the tokenizer of tokenizer-cut cannot be read"),
     "tokenizer-empty": ("tiny-chat", written("tokenizer.json", b""), "WeightsNotFound", "cannot be read"),
+    "tokenizer-endless": ("tiny-chat", endless("tokenizer.json"), "UnsupportedModel", "of tokenizer-endless is no regular file"),
+    "tokenizer-vast": ("tiny-embed", vast("tokenizer.json"), "UnsupportedModel", "has 1099511627776 bytes"),
+    "template-pipe": ("tiny-chat", piped, "UnsupportedModel", "is no regular file"),
+    "pooling-vast": ("tiny-embed", vast("1_Pooling/config.json"), "UnsupportedModel", "config.json of 1_Pooling has 1099511627776 bytes"),
+    "weights-endless": ("tiny-chat", endless("model.safetensors"), "UnsupportedModel", "is no regular file"),
     "tokenizer-list": ("tiny-chat", written("tokenizer.json", b"[]"), "WeightsNotFound", "cannot be read"),
     "tokenizer-nested": ("tiny-chat", written("tokenizer.json", b"[" * 100_000), "WeightsNotFound", "cannot be read"),
     "tokenizer-noise": ("tiny-embed", written("tokenizer.json", bytes(range(256)) * 9), "WeightsNotFound", "cannot be read"),

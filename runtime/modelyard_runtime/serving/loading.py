@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from modelyard_runtime.errors import ArgumentsInvalid, Unauthorized, UnsupportedModel, WeightsNotFound
+from modelyard_runtime.model_files import check_files
 from modelyard_runtime.models.growth import check_growth
 from modelyard_runtime.panics import Panicked, caught
 from modelyard_runtime.progress import Phase, Report, Step
@@ -80,10 +81,12 @@ def token_of(settings: StorageSettings) -> str | None:
 
 
 def fetch(source: str, settings: StorageSettings, report: Report, marker: str = "config.json") -> Path:
-    """Returns the folder of a source, which ``marker`` is in. Raises what `resolve` raises."""
-    return resolve(
+    """Returns the folder of a source, which ``marker`` is in. Raises what `resolve` and `check_files` raise."""
+    folder = resolve(
         source, cache_dir=settings.cache_dir, model_dirs=settings.model_dir, token=token_of(settings), progress=report, marker=marker
     )
+    check_files(folder)
+    return folder
 
 
 def find(settings: ServeSettings, report: Report) -> Found:
