@@ -17,8 +17,9 @@ import httpx
 import pytest
 from modelyard_runtime.engine.base import GenerationRequest, SamplingParams
 from modelyard_runtime.engine.sequence import Sequence
+from modelyard_runtime.loads import Load
 from modelyard_runtime.logs import RequestFormatter, request_id
-from modelyard_runtime.metrics import VLLM_NAMES, Exposition, Load, Metrics
+from modelyard_runtime.metrics import VLLM_NAMES, Exposition, Metrics
 from modelyard_runtime.serving.threads import on_thread
 from modelyard_runtime.serving.workers import Workers
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest

@@ -9,7 +9,8 @@ import pytest
 import torch
 from modelyard.api.errors import TooManyRequests, Unavailable
 from modelyard_runtime import hardware
-from modelyard_runtime.metrics import Exposition, Load, Metrics
+from modelyard_runtime.loads import Load
+from modelyard_runtime.metrics import Exposition, Metrics
 from modelyard_runtime.serving import generation
 from modelyard_runtime.serving.engines import Chosen, choose
 from modelyard_runtime.serving.families import Context, Service

@@ -14,7 +14,8 @@ from typing import Any, Protocol, cast
 
 from modelyard_runtime.child import start_early
 from modelyard_runtime.collecting import importing
-from modelyard_runtime.metrics import Load, Metrics
+from modelyard_runtime.loads import Load
+from modelyard_runtime.metrics import Metrics
 from modelyard_runtime.progress import Report
 from modelyard_runtime.serving.limiter import Gate, Limiter, Limiters
 from modelyard_runtime.serving.warmup import Way

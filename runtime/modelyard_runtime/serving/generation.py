@@ -23,7 +23,8 @@ from modelyard_runtime.engine.lora import ADAPTER_CONFIG
 from modelyard_runtime.engine.media import Media
 from modelyard_runtime.errors import RuntimeFailed, UnsupportedModel
 from modelyard_runtime.hardware import helpers
-from modelyard_runtime.metrics import Load, Stopwatch
+from modelyard_runtime.loads import Load
+from modelyard_runtime.metrics import Stopwatch
 from modelyard_runtime.models.answer_reader import AnswerReader
 from modelyard_runtime.models.chat import ChatModel
 from modelyard_runtime.models.prompt import ChatPrompt, Picture

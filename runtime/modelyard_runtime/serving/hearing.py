@@ -17,8 +17,9 @@ from modelyard.api.errors import InvalidRequest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from modelyard_runtime.hardware import helpers
+from modelyard_runtime.loads import Load
 from modelyard_runtime.logs import run_on
-from modelyard_runtime.metrics import Load, Metrics, Stopwatch
+from modelyard_runtime.metrics import Metrics, Stopwatch
 from modelyard_runtime.serving.limiter import Limiter
 from modelyard_runtime.serving.reading import read
 from modelyard_runtime.serving.warmup import Way

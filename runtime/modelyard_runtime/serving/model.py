@@ -11,7 +11,8 @@ from typing import Any
 from modelyard.api.errors import ModelNotFound
 
 from modelyard_runtime.errors import RuntimeFailed
-from modelyard_runtime.metrics import Exposition, Load, Metrics
+from modelyard_runtime.loads import Load
+from modelyard_runtime.metrics import Exposition, Metrics
 from modelyard_runtime.progress import Phase
 from modelyard_runtime.serving.facts import Facts
 from modelyard_runtime.serving.families import Service

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.hardware import helpers
-from modelyard_runtime.metrics import Load, Stopwatch
+from modelyard_runtime.loads import Load
+from modelyard_runtime.metrics import Stopwatch
 from modelyard_runtime.models.encoder import Encoder
 from modelyard_runtime.models.loading import choose_device, choose_dtype
 from modelyard_runtime.models.tokenizing import Encoded, TextTokenizer

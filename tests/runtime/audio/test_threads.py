@@ -1,7 +1,8 @@
 """Threads that decode recordings and look for speech in them."""
 
 import pytest
-from modelyard_runtime.metrics import Exposition, Load, Metrics
+from modelyard_runtime.loads import Load
+from modelyard_runtime.metrics import Exposition, Metrics
 from modelyard_runtime.serving.families import Context
 from modelyard_runtime.serving.loading import find, load
 
