@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -77,24 +78,10 @@ class TransformersEngine(ThreadedEngine[Callable[[], None]]):
 
     def stats(self) -> EngineStats:
         """Returns a snapshot."""
-        counts, scheduler = self._core.counts, self._core.scheduler
-        running = len(scheduler.running)
-        return EngineStats(
-            running=running,
-            waiting=max(0, len(self._streams) - running),
+        scheduler = self._core.scheduler
+        return replace(
+            self._core.counts.stats(len(scheduler.running), len(self._streams)),
             kv_cache_usage=self._core.usage,
-            prompt_tokens_total=counts.prompt_tokens,
-            generation_tokens_total=counts.generation_tokens,
-            preemptions_total=counts.preemptions,
-            prefix_cache_hits_total=counts.prefix_hits,
-            prefix_cache_queries_total=counts.prefix_queries,
-            draft_tokens_total=counts.drafted,
-            accepted_tokens_total=counts.accepted,
-            drafts_total=counts.drafts,
-            restarts_total=counts.restarts,
-            steps_total=counts.steps,
-            steps_by_size=tuple(counts.steps_by_size),
-            step_tokens_total=counts.step_tokens,
             block_size=BLOCK,
             blocks=self.capacity.blocks,
             max_adapters=len(self.adapters.loaded),

@@ -67,18 +67,7 @@ class SingleEngine(ThreadedEngine[Sequence]):
 
     def stats(self) -> EngineStats:
         """Returns a snapshot; the cache is the model's own, and its use is not known."""
-        counts, running = self._counts, int(self._running)
-        return EngineStats(
-            running=running,
-            waiting=max(0, len(self._streams) - running),
-            kv_cache_usage=0.0,
-            prompt_tokens_total=counts.prompt_tokens,
-            generation_tokens_total=counts.generation_tokens,
-            restarts_total=counts.restarts,
-            steps_total=counts.steps,
-            steps_by_size=tuple(counts.steps_by_size),
-            step_tokens_total=counts.step_tokens,
-        )
+        return self._counts.stats(int(self._running), len(self._streams))
 
     # What engines differ in.
 
