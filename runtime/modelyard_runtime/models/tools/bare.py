@@ -48,10 +48,7 @@ class BareParser(CallParser):
             self.output.content(self.text[self.at :])
             self.at = len(self.text)
             return False
-        before, marker = self.upto(self._marker)
-        self.output.content(before)
-        self.lead = marker or ""
-        return marker is not None and self.go(self._begin)
+        return self.go_past(self._marker, self._begin)
 
     def _after(self, lead: str) -> State:
         self._between_calls += "".join(sign for open_, sign in (("[", "]"), ("`", "`")) if open_ in lead)

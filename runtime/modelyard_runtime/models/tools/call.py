@@ -187,6 +187,13 @@ class CallParser(StateParser, ABC):
     def _after(self, lead: str) -> State:
         """Returns the state after a call that ``lead`` led to."""
 
+    def go_past(self, marker: str, then: State) -> bool:
+        """Gives out the text before a marker, which leads to what ``then`` reads, and changes the state to that where the marker is."""
+        before, found = self.upto(marker)
+        self.output.content(before)
+        self.lead = found or ""
+        return found is not None and self.go(then)
+
     def go_to_call(self) -> bool:
         """Changes the state to that of a call, which begins here."""
         self._reader = CallReader(self.output, self._accepts)

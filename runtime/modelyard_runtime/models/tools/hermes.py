@@ -15,10 +15,7 @@ class HermesParser(CallParser):
         super().__init__(output or Output())
 
     def _content(self) -> bool:
-        before, marker = self.upto(OPEN)
-        self.output.content(before)
-        self.lead = marker or ""
-        return marker is not None and self.go(self._opened)
+        return self.go_past(OPEN, self._opened)
 
     def _opened(self) -> bool:
         begin = self.at

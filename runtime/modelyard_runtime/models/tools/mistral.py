@@ -24,10 +24,7 @@ class MistralParser(CallParser):
         self._span = Span()
 
     def _content(self) -> bool:
-        before, marker = self.upto(OPEN)
-        self.output.content(before)
-        self.lead = marker or ""
-        return marker is not None and self.go(self._opened)
+        return self.go_past(OPEN, self._opened)
 
     def _opened(self) -> bool:
         rest = self.text[self.at : self.at + _MOST_NAMED]
