@@ -121,7 +121,11 @@ def test_other_addresses(address: str) -> None:
         (("example.com",), "https://example.com@evil.org/", "credentials"),
         (("example.com",), "https://evil.org#@example.com/", "does not fetch from evil.org"),
         (("example.com",), "https://evil.org\\@example.com/", ""),
-        (("example.com",), "https://example.com:22/", "does not fetch from example.com"),
+        (
+            ("example.com",),
+            "https://example.com:22/",
+            "does not fetch from example.com:22. Send it as a data: URL; it fetches from example.com, at ports 80",
+        ),
         (("example.com",), "https://example.com.evil.org/", "fetches from example.com"),
         (("example.com",), "https://notexample.com/", "does not fetch"),
         (("*.example.com",), "https://example.com/", "does not fetch"),

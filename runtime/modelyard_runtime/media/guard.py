@@ -107,7 +107,8 @@ class Guard:
         if url.user is not None or url.password is not None:
             raise _refused("it has credentials, which would be sent on. Leave them out", param)
         if not any(_matches(url, pattern) for pattern in self._hosts):
-            raise _refused(f"this server does not fetch from {url.host[:100]}. {self._remedy()}", param)
+            port = "" if url.is_default_port() else f":{url.port}"
+            raise _refused(f"this server does not fetch from {url.host[:100]}{port}. {self._remedy()}", param)
         # A name is resolved later; an address in the URL's own text is judged here.
         if _is_address(url.host) and not self._is_allowed(url.host):
             raise _refused("its host has an address that is not public. Send it as a data: URL", param)
@@ -116,7 +117,7 @@ class Guard:
     def _remedy(self) -> str:
         if not self._hosts:
             return "Send it as a data: URL, or start the server with --media-hosts"
-        return f"Send it as a data: URL; it fetches from {', '.join(self._hosts[:10])}"
+        return f"Send it as a data: URL; it fetches from {', '.join(self._hosts[:10])}, at ports 80 and 443 unless a host has its own"
 
     async def _body(self, response: aiohttp.ClientResponse, param: str) -> bytes:
         if response.status != 200:
