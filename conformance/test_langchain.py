@@ -3,6 +3,7 @@
 https://docs.langchain.com/oss/python/contributing/standard-tests-langchain
 """
 
+import base64
 import os
 from typing import Any
 
@@ -19,7 +20,7 @@ BASE = f"{SERVER}/v1"
 
 def token(text: str) -> str:
     """Returns the id of a token."""
-    [one] = httpx.post(f"{SERVER}/tokenize", json={"model": "chat", "prompt": text, "add_special_tokens": False}).json()["tokens"]
+    [one] = httpx.post(f"{SERVER}/tokenize", json={"model": "eyes", "prompt": text, "add_special_tokens": False}).json()["tokens"]
     return str(one)
 
 
@@ -27,6 +28,21 @@ def token(text: str) -> str:
 # strings and objects as soon as the grammar lets them; the penalty on what was said once puts the quotation mark behind Z at first and
 # before it later, so that strings are neither empty nor endless.
 SHORT = {token("Z"): 97, token('"'): 98, token("}"): 94, token("3"): 50}
+
+
+#: A pixel, in PNG.
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP4z8BAEiJN9aiGUQ1DSgMAkPn/ASc0xYkAAAAASUVORK5CYII=")
+
+
+@pytest.fixture(autouse=True)
+def _pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the tests' own picture, which they fetch from the internet before they send it, drawn here."""
+    get = httpx.get
+
+    def answered(url: str, **options: Any) -> httpx.Response:
+        return httpx.Response(200, content=PIXEL) if url.endswith(".png") else get(url, **options)
+
+    monkeypatch.setattr(httpx, "get", answered)
 
 
 def witless(reason: str) -> pytest.MarkDecorator:
@@ -42,7 +58,7 @@ class TestChat(ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         bounds = {"temperature": 0, "max_tokens": 200, "logit_bias": SHORT, "presence_penalty": 2, "max_retries": 0, "stream_usage": True}
-        return {"model": "chat", "base_url": BASE, "api_key": "none", **bounds}
+        return {"model": "eyes", "base_url": BASE, "api_key": "none", **bounds}
 
     @property
     def has_tool_choice(self) -> bool:
@@ -51,6 +67,18 @@ class TestChat(ChatModelIntegrationTests):
     @property
     def supports_json_mode(self) -> bool:
         return True
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return "chat"
 
     @property
     def enable_vcr_tests(self) -> bool:

@@ -54,10 +54,10 @@ CHAT_ROWS: list[tuple[Any, str | None, str | None, str]] = [
     ),
     ({**CHAT, "moderation": {}}, "moderation", "unsupported_parameter", "leave it out, got an object"),
     (
-        {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}]},
+        {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "x", "weight": 2}]}]},
         "messages[0].content",
         "invalid_value",
-        "part 0: 'cache_control' is not supported; leave it out",
+        "part 0: 'weight' is not supported; leave it out",
     ),
     ({**CHAT, "temperature": -0.1}, "temperature", "invalid_value", "at least 0"),
     ({**CHAT, "temperature": 2.1}, "temperature", "invalid_value", "at most 2"),

@@ -100,8 +100,8 @@ def test_what_clients_send_for_themselves_is_accepted(chat):
 
 
 def test_what_came_with_answers_is_taken_back(chat):
-    """A refusal, reasoning without a text, a call with all of its fields, and where OpenAI is to cache."""
-    parts = [{"type": "text", "text": "Hello", "prompt_cache_breakpoint": {"mode": "explicit"}}]
+    """A refusal, reasoning without a text, a call with all of its fields, and what others are to cache."""
+    parts = [{"type": "text", "text": "Hello", "prompt_cache_breakpoint": {"mode": "explicit"}, "cache_control": {"type": "ephemeral"}}]
     said = [
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         {"role": "assistant", "content": None, "reasoning_content": "Hm."},

@@ -38,16 +38,18 @@ def _content(value: Any) -> Any:
 
 #: Kinds of parts, each of which has its value in a field of the kind's name. A refusal is part of an answer that is sent back.
 _KINDS = ("text", "refusal", "image_url")
+#: What parts may say of caches, OpenAI's name and Anthropic's: nothing here depends on it, since every prefix is kept.
+_HINTS = ("prompt_cache_breakpoint", "cache_control")
 
 
 def _part(part: Any, index: int) -> str | Image:
     kind = part.get("type") if isinstance(part, dict) else None
     value = part.get(kind) if kind in _KINDS else None
     if isinstance(value, str) and kind != "image_url":
-        _no_more(part, {"type", kind, "prompt_cache_breakpoint"}, index)
+        _no_more(part, {"type", kind, *_HINTS}, index)
         return value
     if isinstance(value, dict) and isinstance(value.get("url"), str):
-        _no_more(part, {"type", kind, "prompt_cache_breakpoint"}, index)
+        _no_more(part, {"type", kind, *_HINTS}, index)
         _no_more(value, {"url", "detail"}, index)
         if value.get("detail") not in {None, "auto", "low", "high", "original"}:
             raise invalid(f"part {index}: 'detail' must be auto, low, high or original")
