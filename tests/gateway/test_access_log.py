@@ -34,3 +34,11 @@ def test_a_record_is_one_line_of_the_same_shape():
     said = json.loads(line)
     assert said.pop("exception").endswith("boom\nand more")
     assert said == {"time": "1970-01-01T00:00:00.250+00:00", "level": "error", "logger": "x", "message": "no way", "why": "ü"}
+
+
+def test_what_a_client_named_gives_a_terminal_no_command_and_ends_no_line():
+    named = "a\x9b31m\x7f\u2028\u202eb ü …"
+    line = JsonFormatter().format(logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": "request", "path": named}))
+    assert line.isprintable()
+    assert "ü …" in line
+    assert json.loads(line)["path"] == named

@@ -2,12 +2,16 @@
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
 #: What a record has by itself, and what uvicorn adds for terminals; everything else in it is an ``extra`` field.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+#: What JSON may hold as it is, and a terminal or a reader of lines takes for a command, an end of the line, or a turn of the direction.
+_UNSEEN = re.compile(r"[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 def timestamp(seconds: float) -> str:
@@ -30,7 +34,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _USUAL}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        written = json.dumps(line, default=str, ensure_ascii=False)
+        return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
     def context(self) -> dict[str, str]:
         """Returns what every line that is written now has besides."""
