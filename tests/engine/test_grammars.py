@@ -221,6 +221,13 @@ async def test_a_refusal_does_not_show_the_grammar(compiler: GrammarCompiler) ->
     assert "start" not in str(refused.value)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits longer for time on the processor, which takes much longer on a busy machine."""
+    monkeypatch.setattr("modelyard_runtime.child._PATIENCE", 200)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_hostile_grammars_end_in_time_and_harm_no_one(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.3)
     try:
@@ -237,6 +244,7 @@ def process_of(compiler: GrammarCompiler) -> int:
     return compiler._trial.child.process.pid
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_took_too_long_is_refused_at_once_the_next_time(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, len(tokenizer), [2], seconds=0.3)
     rules = grammar(json_rule(normalised(HOSTILE)))
