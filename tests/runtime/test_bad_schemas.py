@@ -57,7 +57,16 @@ ROWS: list[tuple[dict[str, Any], str, str]] = [
     ),
     (chat_row(response_format=schema_format({"$ref": "#/$defs/x"})), "response_format.json_schema.schema.$ref", "points to nothing"),
     (chat_row(response_format=schema_format({"$ref": "#"})), "response_format.json_schema.schema", "nothing fits"),
-    (chat_row(response_format=schema_format({"type": "string", "pattern": "("})), "response_format.json_schema.schema", "regex"),
+    (
+        chat_row(response_format=schema_format({"type": "string", "pattern": "("})),
+        "response_format.json_schema.schema",
+        "the pattern '(' cannot be kept: unclosed group; write it another way",
+    ),
+    (
+        chat_row(response_format=schema_format({"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)y"}}})),
+        "response_format.json_schema.schema",
+        "the pattern '(?=x)y' cannot be kept: look-around",
+    ),
     (
         chat_row(response_format=schema_format({"type": "string", "pattern": "a" * 2000})),
         "response_format.json_schema.schema.pattern",

@@ -24,6 +24,8 @@ from modelyard_runtime.structured.process import Trial
 _PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 #: Where the library begins to show the grammar, from some lines above the one that it speaks of.
 _SHOWN = re.compile(r"\n +\d+ \| ")
+#: A pattern that is none, shown over a line of marks, and what is wrong with it.
+_PATTERN = re.compile(r"regex parse error:\n *(?P<pattern>[^\n]+)\n *\^[ ^]*\nerror: (?P<why>.+)", re.DOTALL)
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -147,4 +149,7 @@ def _one_line(text: str) -> str:
     """Returns the library's own words: without the place in a grammar that no client sees, the grammar, or how the library is built."""
     if text.startswith("panic"):
         return "it is too large for a grammar; make it simpler"
-    return " ".join(_PLACE.sub("", _SHOWN.split(text, maxsplit=1)[0]).split())[:500]
+    words = _PLACE.sub("", _SHOWN.split(text, maxsplit=1)[0])
+    if (found := _PATTERN.search(words)) is not None:
+        return f"the pattern {found['pattern'][:200]!r} cannot be kept: {' '.join(found['why'].split())[:200]}; write it another way"
+    return " ".join(words.split())[:500]
