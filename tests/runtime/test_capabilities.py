@@ -7,6 +7,7 @@ import pytest
 from modelyard.api.reasons import Reason
 from modelyard_runtime.errors import ArgumentsInvalid
 from modelyard_runtime.serving.detection import family_for
+from modelyard_runtime.serving.loading import check_options, find
 
 CONFIGS = {
     "decoder": {"architectures": ["Qwen3ForCausalLM"]},
@@ -109,6 +110,14 @@ def test_what_is_for_other_models_than_those_that_write_ends_its_start(start, gi
     assert failure is not None
     assert failure.message.endswith("builtin://tiny-chat is a model for generation, which takes none")
     assert f"({field})" in failure.remedy
+
+
+def test_fewer_bits_of_a_server_of_several_are_for_models_that_write(settings):
+    given = settings("builtin://tiny-embed", quantization="int8")
+    found = find(given, lambda _: None)
+    check_options(found, given, frozenset())
+    with pytest.raises(ArgumentsInvalid, match="--quantization"):
+        check_options(found, given, frozenset({"quantization"}))
 
 
 def test_what_a_server_of_several_says_is_for_those_that_it_concerns(start, tmp_path):

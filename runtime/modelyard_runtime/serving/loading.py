@@ -106,7 +106,8 @@ def check_options(found: Found, settings: ServeSettings, own: Collection[str]) -
     """
     given = [name for name, families in _OF_FAMILIES.items() if name in own and found.family.name not in families]
     if found.family.name != "generation":
-        others = {"adapter": bool(settings.adapter), "quantization": settings.quantization not in {"none", "auto"}}
+        fewer_bits = "quantization" in own and settings.quantization not in {"none", "auto"}
+        others = {"adapter": bool(settings.adapter), "quantization": fewer_bits}
         given += [name for name, is_given in others.items() if is_given]
     if given:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
