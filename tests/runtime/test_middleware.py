@@ -49,3 +49,27 @@ async def test_a_request_that_the_servers_end_cuts_off_is_told_so_in_the_usual_s
     assert start["status"] == 503
     assert (b"retry-after", b"1") in [(name.lower(), value) for name, value in start["headers"]]
     assert orjson.loads(body["body"])["error"]["code"] == "draining"
+
+
+async def test_a_request_whose_client_does_not_read_that_ends_without_a_trace() -> None:
+    reading, told = asyncio.Event(), asyncio.Event()
+
+    async def application(_scope: Any, _receive: Any, _send: Any) -> None:
+        reading.set()
+        await asyncio.Event().wait()
+
+    async def send(_message: Any) -> None:
+        told.set()
+        await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        raise AssertionError("the application does not ask")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    request = asyncio.create_task(AccessLog(application, closing=lambda: True)(scope, receive, send))
+    await reading.wait()
+    request.cancel()
+    await told.wait()
+    request.cancel()
+    await request
+    assert not request.cancelled()

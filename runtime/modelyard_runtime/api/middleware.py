@@ -13,6 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -121,7 +122,8 @@ class AccessLog:
         except ClientLeft:
             exchange.status = 499
         except asyncio.CancelledError:  # the server ends, and waits no longer; nobody else ends this task
-            await exchange.fail(_ENDING)
+            with suppress(asyncio.CancelledError):  # nor for a client that does not read that
+                await exchange.fail(_ENDING)
         except Exception as error:  # noqa: BLE001 - the outermost frame: the client gets an answer, the log the trace
             await exchange.fail(to_api_error(error))
         finally:
