@@ -64,7 +64,7 @@ def _no_more(part: dict[str, Any], known: set[Any], index: int) -> None:
             raise invalid(f"part {index}: {name[:64]!r} is not supported; leave it out")
 
 
-_PART = {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "image_url"]}}}
+_PART = {"type": "object", "required": ["type"], "properties": {"type": {"enum": list(_KINDS)}}}
 Content = Annotated[
     str | Parts,
     BeforeValidator(_content),
