@@ -46,4 +46,6 @@ class AudioSettings(BaseModel):
     max_audio_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         default=3600, description="Longest recording; one takes 32 KB of memory for each second, and twice that while it is decoded."
     )
-    audio_timeout: Timeout = Field(default=timedelta(seconds=60), description="Longest time to decode one and to find speech in it.")
+    audio_timeout: Timeout = Field(
+        default=timedelta(seconds=60), description="Longest time on the processor to decode one and find speech in it."
+    )

@@ -136,7 +136,7 @@ class Audio(Part):
         default=None, description="Longest recording; 1h when left out. A second takes 32 KB of memory, and twice that while it is decoded."
     )
     timeout: Annotated[Duration, between("1s", "1h")] | None = Field(
-        default=None, description="Longest time to decode one and to find speech in it; 1m when left out."
+        default=None, description="Longest time on the processor to decode one and find speech in it; 1m when left out."
     )
 
 

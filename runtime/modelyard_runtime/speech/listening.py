@@ -6,6 +6,7 @@ import io
 import threading
 import time
 import wave
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +24,15 @@ class NotWanted(Exception):
 
 
 class Patience:
-    """Says when decoding must end: after so many seconds, or when the client has left."""
+    """Says when decoding must end: after so many seconds, or when the client has left.
 
-    def __init__(self, seconds: float):
+    The seconds are its thread's on the processor, from the first call on: that others are decoded meanwhile is no fault of the file.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.thread_time):
         self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
+        self._clock = clock
+        self._deadline: float | None = None
         self._abandoned = threading.Event()
 
     def abandon(self) -> None:
@@ -38,7 +43,9 @@ class Patience:
         """Raises NotWanted, or InvalidRequest when the time is over."""
         if self._abandoned.is_set():
             raise NotWanted
-        if time.monotonic() > self._deadline:
+        if self._deadline is None:
+            self._deadline = self._clock() + self._seconds
+        if self._clock() > self._deadline:
             message = f"The audio took longer than {self._seconds:g} s to decode, which is the limit. Send a shorter or simpler file."
             raise InvalidRequest(message, param="file", code="invalid_audio")
 

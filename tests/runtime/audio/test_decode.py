@@ -102,3 +102,12 @@ def test_decoding_ends_when_nobody_wants_it_or_its_time_is_over(encoded):
         decode(data, max_seconds=60, check=patience)
     with pytest.raises(InvalidRequest, match="took longer than 0 s"):
         decode(data, max_seconds=60, check=Patience(0))
+
+
+def test_time_to_decode_is_the_recordings_own_from_when_its_turn_comes():
+    now = iter([100.0, 100.0, 101.0, 102.5])
+    patience = Patience(2, lambda: next(now))
+    patience()
+    patience()
+    with pytest.raises(InvalidRequest, match="took longer than 2 s"):
+        patience()
