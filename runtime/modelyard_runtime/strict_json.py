@@ -22,14 +22,15 @@ def loads(data: bytes | str) -> Any:
     """
     brackets = data.count("[") + data.count("{") if isinstance(data, str) else _brackets(data)
     if brackets > MOST_CONTAINERS and _containers(data) > MOST_CONTAINERS:
-        raise _refused(f"it has more than {MOST_CONTAINERS} arrays and objects")
+        raise refused(f"it has more than {MOST_CONTAINERS} arrays and objects")
     value = orjson.loads(data)
     if brackets > MOST_LEVELS and _is_deep(value):
-        raise _refused(f"it is nested more than {MOST_LEVELS} levels deep")
+        raise refused(f"it is nested more than {MOST_LEVELS} levels deep")
     return value
 
 
-def _refused(why: str) -> orjson.JSONDecodeError:
+def refused(why: str) -> orjson.JSONDecodeError:
+    """Returns the error of a body that is not read."""
     return orjson.JSONDecodeError(why, "", 0)
 
 

@@ -1,5 +1,6 @@
 """Bad input: each row gets its status, error type, param or code and words."""
 
+import gzip
 import json
 from typing import Any
 
@@ -270,6 +271,12 @@ def test_calls_whose_arguments_are_nested_deep_are_read_as_text(chat):
     messages = [*HELLO, called, {"role": "tool", "tool_call_id": "1", "content": "x"}]
     response = httpx.post(f"{chat.url}/v1/chat/completions", json={**CHAT, "messages": messages})
     assert response.status_code in {200, 400}, response.text
+
+
+def test_a_compressed_body_is_told(chat):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    response = httpx.post(f"{chat.url}/v1/chat/completions", content=gzip.compress(json.dumps(CHAT).encode()), headers=headers)
+    assert_error(response, 400, "invalid_request_error", None, "invalid_json", "content-encoding is 'gzip'")
 
 
 @pytest.mark.parametrize(("body", "param", "code", "words"), CHAT_ROWS, ids=identify)

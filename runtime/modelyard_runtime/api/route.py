@@ -18,6 +18,9 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         """Returns the body's value. Raises json.JSONDecodeError, which FastAPI makes a validation error of."""
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise strict_json.refused(f"its content-encoding is {encoding[:40]!r}, and only plain bodies are read; send it uncompressed")
         return strict_json.loads(await self.body())
 
 
