@@ -318,8 +318,9 @@ def test_a_model_is_unloaded_and_comes_back(start: Callable[..., Running], clien
     assert running.expires_at is not None
 
 
-def test_models_come_and_go(start: Callable[..., Running], tmp_path: Path, client: Clients) -> None:
-    server = start(ollama_admin=True, allow_pull=("builtin://tiny-embed", "builtin://nope"), state_dir=tmp_path)
+def test_models_come_and_go(start: Callable[..., Running], tmp_path: Path, client: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    server = start(ollama_admin=True, allow_pull=("builtin://tiny-embed", "builtin://nope", "hf://no/hub"), state_dir=tmp_path)
     with pytest.raises(ollama.ResponseError, match="is no source") as caught:
         client(server.url).pull("llama3.2")
     assert caught.value.status_code == 400
@@ -328,6 +329,9 @@ def test_models_come_and_go(start: Callable[..., Running], tmp_path: Path, clien
     with pytest.raises(ollama.ResponseError, match=r"The pull failed: there is no builtin model called 'nope'\. Choose one of") as caught:
         client(server.url).pull("builtin://nope")
     assert caught.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="The pull failed") as caught:
+        client(server.url).pull("hf.co/no/hub")
+    assert caught.value.status_code == 502
     told = list(client(server.url).pull("builtin://tiny-embed", stream=True))
     assert (told[0].status, told[-1].status) == ("pulling manifest", "success")
     assert client(server.url).pull("tiny-embed").status == "success"

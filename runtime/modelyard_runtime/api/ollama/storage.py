@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from modelyard.api.errors import InternalError, InvalidRequest, ModelNotFound
+from modelyard.api.errors import ApiError, BadGateway, InternalError, InvalidRequest, ModelNotFound
 from modelyard.api.reasons import Reason
 
 from modelyard_runtime.api.access import runtime_of
@@ -72,6 +72,10 @@ async def _progress(runtime: Runtime, job: Job) -> AsyncGenerator[bytes, None]:
     yield line({"status": "success"})
 
 
+#: What a client gets when a pull failed for a cause that is not this server's.
+_FAILURES: dict[str, type[ApiError]] = {Reason.WEIGHTS_NOT_FOUND: ModelNotFound, Reason.DOWNLOAD_FAILED: BadGateway}
+
+
 def _check(job: Job) -> None:
     """Raises what a pull that did not succeed ended with."""
     if job.state is State.DONE:
@@ -79,7 +83,7 @@ def _check(job: Job) -> None:
     ended = "failed" if job.state is State.FAILED else "was cancelled"
     why = f": {job.message}" if job.message else ""
     text = f"The pull {ended}{why}. {_sentence(job.remedy or 'try again')}."
-    raise ModelNotFound(text) if job.reason == Reason.WEIGHTS_NOT_FOUND else InternalError(text)
+    raise _FAILURES.get(job.reason or "", InternalError)(text)
 
 
 def _sentence(text: str) -> str:
