@@ -163,6 +163,14 @@ def test_a_failed_pull_says_why(server):
     assert "tiny-chat" in job["remedy"]
 
 
+def test_a_server_has_so_many_models_at_most(server, monkeypatch):
+    monkeypatch.setattr("modelyard_runtime.serving.pulls.MOST_MODELS", 1)
+    refused = post(server, "pulls", {"source": "builtin://tiny-chat"})
+    assert refused.status_code == 503
+    assert "Remove some" in refused.json()["error"]["message"]
+    assert pulled(server, {"source": "builtin://tiny-chat", "serve": False})["state"] == "done"
+
+
 def test_progress_is_streamed(server):
     job = post(server, "pulls", {"source": "builtin://tiny-chat", "serve": False}).json()
     lines = get(server, f"pulls/{job['id']}?stream=true").text.splitlines()

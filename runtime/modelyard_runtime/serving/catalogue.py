@@ -25,6 +25,8 @@ from modelyard_runtime.setting_types import Capability, SourceText
 from modelyard_runtime.settings import OptionSettings, TrustSettings
 from modelyard_runtime.sources.source import known
 
+#: Models of a process, whoever names them.
+MOST_MODELS = 1024
 _MAX_BYTES = 1 << 20
 _REMEDY = "correct the file given by --catalogue; docs/serve.md shows what it may hold"
 
@@ -60,7 +62,7 @@ class Catalogue(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    models: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=1024)]
+    models: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MOST_MODELS)]
 
 
 def read(path: Path) -> tuple[Entry, ...]:

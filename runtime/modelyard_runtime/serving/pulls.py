@@ -16,7 +16,7 @@ from modelyard.api.errors import Unavailable
 
 from modelyard_runtime.errors import Crashed, DownloadFailed, RuntimeFailed
 from modelyard_runtime.progress import Step, Stopped
-from modelyard_runtime.serving.catalogue import Entry
+from modelyard_runtime.serving.catalogue import MOST_MODELS, Entry
 from modelyard_runtime.serving.jobs import KEPT, Job, JobStore, State, StoreTaken
 from modelyard_runtime.serving.loading import fetch
 from modelyard_runtime.serving.registry import Registry
@@ -84,8 +84,11 @@ class Pulls:
         same = next((job for job in self._jobs.values() if job.open and (job.source, job.name) == (entry.source, name)), None)
         if same is not None:
             return same, False
-        if serve and (taken := self._registry.find(*spec.names)) and taken.spec.settings.source != entry.source:
+        taken = self._registry.find(*spec.names)
+        if serve and taken and taken.spec.settings.source != entry.source:
             raise ValueError(taken.name)
+        if serve and not taken and len(self._registry.models) >= MOST_MODELS:
+            raise Unavailable(f"This server has {MOST_MODELS} models, which is the limit. Remove some of those that were pulled.")
         if sum(job.open for job in self._jobs.values()) >= _MOST_OPEN:
             raise Unavailable(f"{_MOST_OPEN} pulls are open, which is the limit. Cancel some, or try again later.", retry_after=60)
         job = Job(entry.source, name, entry.model_dump(mode="json", exclude_unset=True))
