@@ -30,8 +30,8 @@ help: ## This list
 
 TORCH := $(shell grep '^torch==' constraints.txt)
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt
-# pip would compile on one core, as long as it installs. Templates of code that some packages ship do not compile, and need not.
-COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
+# Of 19,000 modules a fifth is ever imported: Python compiles those when they are, and keeps them, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 MANIFESTS := pyproject.toml constraints.txt Makefile
 
 venv: .venv/dev.stamp ## Make .venv with everything that development needs
@@ -50,12 +50,10 @@ venv: .venv/dev.stamp ## Make .venv with everything that development needs
 
 .venv/run.stamp: $(MANIFESTS) .venv/torch.stamp
 	$(INSTALL) -e '.[runtime,audio,local]'
-	@$(COMPILE)
 	@touch $@
 
 .venv/dev.stamp: $(MANIFESTS) .venv/torch.stamp
 	$(INSTALL) -e '.[runtime,audio,otel,s3,gcs,local,dev]'
-	@$(COMPILE)
 	@touch $@ .venv/run.stamp
 
 # ---------------------------------------------------------------- without a cluster
