@@ -7,6 +7,7 @@ import httpx
 import orjson
 import pytest
 from modelyard_runtime.api.middleware import AccessLog
+from starlette.types import Send
 
 from .conftest import Running
 
@@ -27,15 +28,13 @@ def test_head_is_answered_as_get_is_without_its_body(chat: Running, path: str, s
     ]
 
 
-async def test_a_request_that_the_servers_end_cuts_off_is_told_so_in_the_usual_shape() -> None:
-    reading, sent = asyncio.Event(), []
+async def begun(send: Send) -> asyncio.Task[None]:
+    """Returns a request, which is being worked on for ever, of a server that is about to end."""
+    reading = asyncio.Event()
 
     async def application(_scope: Any, _receive: Any, _send: Any) -> None:
         reading.set()
         await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
 
     async def receive() -> Any:
         raise AssertionError("the application does not ask")
@@ -43,6 +42,16 @@ async def test_a_request_that_the_servers_end_cuts_off_is_told_so_in_the_usual_s
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     request = asyncio.create_task(AccessLog(application, closing=lambda: True)(scope, receive, send))
     await reading.wait()
+    return request
+
+
+async def test_a_request_that_the_servers_end_cuts_off_is_told_so_in_the_usual_shape() -> None:
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request = await begun(send)
     request.cancel()
     await request
     start, body = sent
@@ -52,22 +61,13 @@ async def test_a_request_that_the_servers_end_cuts_off_is_told_so_in_the_usual_s
 
 
 async def test_a_request_whose_client_does_not_read_that_ends_without_a_trace() -> None:
-    reading, told = asyncio.Event(), asyncio.Event()
-
-    async def application(_scope: Any, _receive: Any, _send: Any) -> None:
-        reading.set()
-        await asyncio.Event().wait()
+    told = asyncio.Event()
 
     async def send(_message: Any) -> None:
         told.set()
         await asyncio.Event().wait()
 
-    async def receive() -> Any:
-        raise AssertionError("the application does not ask")
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
-    request = asyncio.create_task(AccessLog(application, closing=lambda: True)(scope, receive, send))
-    await reading.wait()
+    request = await begun(send)
     request.cancel()
     await told.wait()
     request.cancel()
